@@ -1,0 +1,1 @@
+"""Asking many questions and scoring the answers."""

@@ -1,0 +1,1 @@
+"""The model: configuration, routed QKV, visual mask, processor, building from parts."""
