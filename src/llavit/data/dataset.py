@@ -1,0 +1,135 @@
+"""Samples to model inputs, one at a time and only when asked for, with one rule for bad records.
+
+A bad record (unreadable image, counts that differ, nothing to learn from, ...) is either an error that names
+it, or it is left out and written down. No other record ever takes its place: the batch is smaller by one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch.utils.data import Dataset
+
+from llavit.data.conversation import Message
+from llavit.data.readers import Reader
+
+OnError = Literal["raise", "skip"]
+
+
+class Encoder(Protocol):
+    """The part of the processor that a dataset uses."""
+
+    def encode(
+        self, messages: list[Message], *, return_labels: bool, max_length: int | None, name: str
+    ) -> dict[str, torch.Tensor]:
+        """Turn messages into tensors; a ValueError names the sample."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A record that was left out, and why."""
+
+    id: str
+    reason: str
+
+
+class ConversationDataset(Dataset[dict[str, Any] | Skipped]):
+    """A torch dataset of encoded conversations.
+
+    Item i is the processor's encoding of record i plus `sample_id`, or, where that record is bad and
+    `on_error` is "skip", a `Skipped`; `Collator` takes both.
+
+    Args:
+        reader: where the records come from, see `open_reader`.
+        processor: a `LlavitProcessor`.
+        max_length: cut longer conversations, in tokens; images are never cut.
+        on_error: "raise" or "skip".
+
+    Example:
+        dataset = ConversationDataset(open_reader("data.json"), processor, max_length=2048, on_error="skip")
+        dataset[0]["input_ids"]
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        processor: Encoder,
+        *,
+        max_length: int | None = None,
+        on_error: OnError = "raise",
+    ):
+        self.reader = reader
+        self.processor = processor
+        self.max_length = max_length
+        self.on_error = on_error
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, index: int) -> dict[str, Any] | Skipped:
+        name = self.reader.name(index)
+        try:
+            messages = self.reader.sample(index).messages
+            encoded = self.processor.encode(
+                messages, return_labels=True, max_length=self.max_length, name=name
+            )
+        except (ValueError, OSError) as error:
+            if self.on_error == "raise":
+                raise
+            return Skipped(name, str(error))
+        return {**encoded, "sample_id": name}
+
+
+class SkipLog:
+    """Counts records that were left out and keeps a file of them; too many is an error.
+
+    Records are counted once however often an epoch meets them again.
+
+    Args:
+        path: where each skip is written, one JSON object per line; None keeps them in memory only.
+        max_skipped: how many different records may be left out.
+
+    Example:
+        >>> log = SkipLog(max_skipped=1)
+        >>> log.add([Skipped("17", "cannot read cat.jpg")])
+        >>> len(log)
+        1
+    """
+
+    def __init__(self, path: str | Path | None = None, *, max_skipped: int):
+        self.path = Path(path) if path is not None else None
+        self.max_skipped = max_skipped
+        self.skipped: dict[str, Skipped] = {}
+        if self.path is not None and self.path.exists():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                if line.endswith("}"):
+                    record = Skipped(**json.loads(line))
+                    self.skipped[record.id] = record
+
+    def __len__(self) -> int:
+        return len(self.skipped)
+
+    def add(self, records: Iterable[Skipped]) -> None:
+        """Write down records that were left out.
+
+        Raises:
+            ValueError: more than `max_skipped` different records were left out.
+        """
+        for record in records:
+            if record.id in self.skipped:
+                continue
+            self.skipped[record.id] = record
+            if self.path is not None:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
+            if len(self) > self.max_skipped:
+                where = f"; all of them are in {self.path}" if self.path is not None else ""
+                raise ValueError(
+                    f"{len(self)} bad records, more than max_skipped = {self.max_skipped}. "
+                    f"The last is {record.id}: {record.reason}{where}"
+                )

@@ -1,0 +1,112 @@
+import json
+
+import pytest
+import torch
+
+from llavit.data import Collator, ConversationDataset, SkipLog, Skipped, open_reader
+
+
+class WordProcessor:
+    """Encodes a sample as one token per message; refuses a sample that says `bad`."""
+
+    def encode(self, messages, *, return_labels, max_length, name):
+        if any("bad" in part["text"] for message in messages for part in message["content"]):
+            raise ValueError(f"sample {name}: bad picture")
+        ids = torch.arange(len(messages))
+        return {"input_ids": ids, "image_ids": torch.full_like(ids, -1), "labels": ids}
+
+
+@pytest.fixture
+def reader(tmp_path):
+    texts = ["good", "bad", "good", "bad"]
+    records = [{"id": i, "conversations": [{"from": "human", "value": text}]} for i, text in enumerate(texts)]
+    (tmp_path / "data.json").write_text(json.dumps(records))
+    return open_reader(tmp_path / "data.json")
+
+
+def row(length, *, images=0, start=1, size=2):
+    ids = torch.arange(start, start + length)
+    sample = {
+        "input_ids": ids,
+        "image_ids": torch.full_like(ids, -1),
+        "labels": ids,
+        "sample_id": f"s{start}",
+    }
+    return sample | ({"pixel_values": torch.full((images, 3, size, size), float(start))} if images else {})
+
+
+def test_a_bad_record_is_an_error_that_names_it(reader):
+    dataset = ConversationDataset(reader, WordProcessor())
+    assert dataset[0]["sample_id"] == "0 (#0)"
+    with pytest.raises(ValueError, match=r"sample 1 \(#1\): bad picture"):
+        dataset[1]
+
+
+def test_a_skipped_record_leaves_a_smaller_batch_and_its_reason(reader):
+    dataset = ConversationDataset(reader, WordProcessor(), on_error="skip")
+    batch = Collator(0)([dataset[i] for i in range(3)])
+    assert batch["input_ids"].shape == (2, 1)
+    assert batch["sample_ids"] == ["0 (#0)", "2 (#2)"]
+    assert batch["skipped"] == [Skipped("1 (#1)", "sample 1 (#1): bad picture")]
+
+
+def test_a_batch_of_bad_records_holds_no_label(reader):
+    dataset = ConversationDataset(reader, WordProcessor(), on_error="skip")
+    batch = Collator(9)([dataset[1], dataset[3]])
+    assert batch["input_ids"].tolist() == [[9]]
+    assert batch["labels"].tolist() == [[-100]]
+    assert batch["image_ids"].tolist() == [[-1]]
+    assert batch["sample_ids"] == []
+
+
+def test_the_skip_log_counts_a_record_once_and_stops_at_the_maximum(tmp_path):
+    path = tmp_path / "skipped.jsonl"
+    log = SkipLog(path, max_skipped=2)
+    log.add([Skipped("a", "no file"), Skipped("b", "no label"), Skipped("a", "no file")])
+    assert len(log) == 2
+    with pytest.raises(ValueError, match=r"3 bad records, more than max_skipped = 2. The last is c: torn"):
+        log.add([Skipped("c", "torn")])
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["a", "b", "c"]
+
+
+def test_the_skip_log_goes_on_where_a_killed_run_left_it(tmp_path):
+    path = tmp_path / "skipped.jsonl"
+    SkipLog(path, max_skipped=2).add([Skipped("a", "no file")])
+    log = SkipLog(path, max_skipped=2)
+    log.add([Skipped("a", "no file")])
+    assert len(log) == 1
+
+
+@pytest.mark.parametrize(
+    ("side", "ids", "mask"),
+    [
+        ("right", [[1, 2, 3], [7, 0, 0]], [[1, 1, 1], [1, 0, 0]]),
+        ("left", [[1, 2, 3], [0, 0, 7]], [[1, 1, 1], [0, 0, 1]]),
+    ],
+)
+def test_rows_are_padded_on_the_side_asked_for(side, ids, mask):
+    batch = Collator(0, padding_side=side)([row(3), row(1, start=7)])
+    assert batch["input_ids"].tolist() == ids
+    assert batch["attention_mask"].tolist() == mask
+    padding = batch["attention_mask"] == 0
+    assert batch["labels"][padding].eq(-100).all()
+    assert batch["image_ids"][padding].eq(-1).all()
+
+
+def test_a_real_token_equal_to_the_padding_token_stays_attended():
+    batch = Collator(1)([row(3), row(1)])
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_images_are_joined_in_row_order():
+    batch = Collator(0)([row(1, images=2, start=5), row(2), row(1, images=1, start=6)])
+    assert batch["pixel_values"][:, 0, 0, 0].tolist() == [5, 5, 6]
+
+
+def test_a_batch_may_have_no_image():
+    assert "pixel_values" not in Collator(0)([row(1), row(2)])
+
+
+def test_samples_without_labels_make_a_batch_without_labels():
+    samples = [{key: value for key, value in row(2).items() if key != "labels"} for _ in range(2)]
+    assert "labels" not in Collator(0, padding_side="left")(samples)
