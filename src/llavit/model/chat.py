@@ -1,0 +1,132 @@
+"""Chat templates: images inside text templates, and where the assistant speaks.
+
+The inner form of a conversation is transformers': a list of messages, each with a role and a content that is a
+string or a list of parts, `{"type": "text", "text": ...}` or `{"type": "image", "image": ...}`.
+
+Most LLMs' templates expect content to be a string. `with_images` puts a few lines of Jinja before such a
+template, which write each image part as the image token. The result is an ordinary chat template that is saved
+with the processor and works wherever transformers' do (vLLM, lmms-eval).
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import ProcessorMixin
+from transformers.utils.chat_template_utils import render_jinja_template
+
+Message = dict[str, Any]
+
+DEFAULT_CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] + '\n' }}"
+    "{% elif message['role'] == 'user' %}{{ 'USER: ' + message['content'] + '\n' }}"
+    "{% else %}{{ 'ASSISTANT: ' + message['content'] + eos_token + '\n' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT: ' }}{% endif %}"
+)
+"""Used where a tokenizer has no template of its own: LLaVA-1.5's `USER: ... ASSISTANT: ...`, a turn a line."""
+
+# A newline follows an image (or a run of images) at the start of a message unless the text brings white space
+# of its own: LLaVA's "<image>\nWhat is this?".
+_FLATTEN = """{%- set flat = namespace(messages=[], text='', leading=true) -%}
+{%- for message in messages -%}
+{%- if message['content'] is string -%}
+{%- set flat.messages = flat.messages + [message] -%}
+{%- else -%}
+{%- set flat.text = '' -%}{%- set flat.leading = true -%}
+{%- for part in message['content'] or [] -%}
+{%- if part['type'] == 'image' -%}
+{%- set flat.text = flat.text + 'IMAGE_TOKEN' -%}
+{%- elif part['type'] == 'text' and part['text'] -%}
+{%- if flat.leading and not loop.first and part['text'][0] not in ' \\n\\t' -%}
+{%- set flat.text = flat.text + '\\n' -%}
+{%- endif -%}
+{%- set flat.text = flat.text + part['text'] -%}{%- set flat.leading = false -%}
+{%- endif -%}
+{%- endfor -%}
+{%- set flat.messages = flat.messages + [dict(message, content=flat.text)] -%}
+{%- endif -%}
+{%- endfor -%}
+{%- set messages = flat.messages -%}
+"""
+
+
+def with_images(template: str | None, image_token: str) -> str:
+    """Make a text-only chat template take images anywhere in a message.
+
+    Args:
+        template: the tokenizer's chat template; None gives `DEFAULT_CHAT_TEMPLATE`.
+        image_token: what stands for an image in the rendered text, once per image.
+
+    Example:
+        >>> template = with_images("{% for m in messages %}[{{ m['content'] }}]{% endfor %}", "<image>")
+        >>> parts = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
+        >>> render_jinja_template([[{"role": "user", "content": parts}]], chat_template=template)[0]
+        ['[<image>\\nWhat is it?]']
+    """
+    return _FLATTEN.replace("IMAGE_TOKEN", image_token) + (template or DEFAULT_CHAT_TEMPLATE)
+
+
+def handles_parts(template: str | None) -> bool:
+    """Whether a template already knows image parts (as that of a LLaVA checkpoint does)."""
+    return template is not None and re.search(r"""==\s*['"]image['"]""", template) is not None
+
+
+def render(
+    processor: ProcessorMixin, messages: Sequence[Message], add_generation_prompt: bool = False
+) -> str:
+    """Render a conversation with the processor's chat template, one image token per image."""
+    return _render(processor, messages, add_generation_prompt)[0]
+
+
+def render_with_spans(
+    processor: ProcessorMixin, messages: Sequence[Message]
+) -> tuple[str, list[tuple[int, int]]]:
+    """Render a conversation and find what the assistant says in it.
+
+    Templates with `{% generation %}` mark the spans themselves. For all others a span begins where the text
+    rendered up to the assistant's turn (with the generation prompt) ends, and ends with the turn, its
+    end-of-turn token included and white space after that left out.
+
+    Args:
+        processor: holds chat template and special tokens.
+        messages: the conversation.
+
+    Returns:
+        the text, and the (start, end) characters of each assistant turn.
+
+    Raises:
+        ValueError: if the template rewrites earlier turns as the conversation grows, so that spans cannot be
+            found from outside.
+    """
+    if re.search(r"\{%-?\s*generation\s*-?%\}", processor.chat_template or ""):
+        return _render(processor, messages, False, spans=True)
+    text = render(processor, messages)
+    spans = []
+    for i, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = render(processor, messages[:i], add_generation_prompt=True)
+        after = render(processor, messages[: i + 1]).rstrip()
+        if not (text.startswith(before) and text.startswith(after) and len(before) <= len(after)):
+            raise ValueError(
+                f"the chat template renders message {i} differently once more messages follow, so the assistant's "
+                "words cannot be told from the rest. Give the tokenizer a chat template that marks them with "
+                "{% generation %} ... {% endgeneration %}."
+            )
+        spans.append((len(before), len(after)))
+    return text, spans
+
+
+def _render(
+    processor: ProcessorMixin, messages: Sequence[Message], add_generation_prompt: bool, spans: bool = False
+) -> tuple[str, list[tuple[int, int]]]:
+    texts, generated = render_jinja_template(
+        conversations=[list(messages)],
+        chat_template=processor.chat_template,
+        add_generation_prompt=add_generation_prompt,
+        return_assistant_tokens_mask=spans,
+        **processor.tokenizer.special_tokens_map,
+    )
+    return texts[0], [tuple(span) for span in generated[0]] if spans else []

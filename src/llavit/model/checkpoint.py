@@ -1,0 +1,52 @@
+"""Weight names: LLaViT's own, and how those of LLaVA checkpoints map to them.
+
+A LLaViT folder holds (`{i}` a layer, `{p}` q_proj, k_proj, v_proj, or qkv_proj where the LLM has them fused)
+
+    model.vision_tower.*                                       the vision tower's own names
+    model.multi_modal_projector.linear_{1,2}.{weight,bias}     the projector
+    model.language_model.layers.{i}.self_attn.{p}.text.*       QKV of text tokens
+    model.language_model.layers.{i}.self_attn.{p}.visual.*     QKV of visual tokens
+    model.language_model.*                                     the rest of the LLM, its own names
+    lm_head.weight                                             where it is not tied to the embeddings
+
+A LLaVA checkpoint (of either generation of transformers' names) loads into it: `...{p}.weight` becomes
+`...{p}.text.weight`, and visual weights that a checkpoint lacks start as copies of the text weights.
+"""
+
+import re
+
+from llavit.model.configuration import LlavitConfig
+from llavit.model.families import family_of
+
+_LLAVA_PREFIXES = {
+    r"^language_model\.lm_head\.": "lm_head.",
+    r"^language_model\.model\.": "model.language_model.",
+    r"^model\.language_model\.model\.": "model.language_model.",
+    r"^model\.language_model\.lm_head\.": "lm_head.",
+    r"^vision_tower\.": "model.vision_tower.",
+    r"^multi_modal_projector\.": "model.multi_modal_projector.",
+}
+
+VISUAL_KEY = re.compile(r"\.visual\.(weight|bias)$")
+"""Matches the names of visual QKV weights."""
+
+
+def llava_key_mapping(config: LlavitConfig) -> dict[str, str]:
+    """Return regular expressions that turn a LLaVA checkpoint's weight names into LLaViT's.
+
+    Names that are LLaViT's already stay as they are. The result is meant for `key_mapping=` of transformers.
+
+    Example:
+        >>> from transformers import CLIPVisionConfig, LlamaConfig
+        >>> mapping = llava_key_mapping(LlavitConfig(vision_config=CLIPVisionConfig(), text_config=LlamaConfig()))
+        >>> mapping["^language_model\\\\.lm_head\\\\."]
+        'lm_head.'
+    """
+    mapping = dict(_LLAVA_PREFIXES)
+    if config.visual_qkv:
+        family = family_of(config.text_config)
+        for name in family.projections:
+            # Lookarounds, so that only `q_proj.` itself is replaced, and only inside the LLM's layers.
+            attention = rf"language_model\.layers\.\d+\.{family.attention}"
+            mapping[rf"({attention}\.{name})\.(?=(?:weight|bias)$)"] = r"\1.text."
+    return mapping

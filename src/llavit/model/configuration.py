@@ -1,0 +1,48 @@
+"""Configuration: LLaVA's, plus one switch for each change that LLaViT makes."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import LlavaConfig
+
+
+@strict
+class LlavitConfig(LlavaConfig):
+    """Configuration of a LLaViT model (arXiv 2511.10301).
+
+    The paper's three changes are three fields. With both switches off and a single vision feature layer the
+    model is LLaVA, to the logit.
+
+    Attributes:
+        visual_qkv: visual tokens go through their own q, k and v projections in every layer of the LLM.
+        bidirectional_visual_attention: the visual tokens of one image see each other in both directions;
+            everything else stays causal.
+        vision_feature_layer: a list of vision tower layers, whose patch features are concatenated
+            channel-wise (local and global features); an int gives LLaVA's single layer.
+
+    Example:
+        >>> config = LlavitConfig(vision_feature_layer=[8, 16, -2])
+        >>> config.visual_qkv, config.bidirectional_visual_attention, config.model_type
+        (True, True, 'llavit')
+    """
+
+    model_type = "llavit"
+
+    visual_qkv: bool = True
+    bidirectional_visual_attention: bool = True
+
+    @property
+    def is_mm_prefix_lm(self) -> bool:
+        """Whether images are bidirectional blocks in the prompt (the name under which vLLM asks)."""
+        return self.bidirectional_visual_attention
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
+        """Read a configuration; that of a LLaVA checkpoint counts as one of LLaViT's."""
+        config, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if config.get("model_type") == LlavaConfig.model_type:
+            config = {**config, "model_type": cls.model_type}
+        return config, kwargs
+
+
+__all__ = ["LlavitConfig"]

@@ -1,0 +1,373 @@
+"""LLaViT: LLaVA in which the LLM is a vision transformer as well (arXiv 2511.10301).
+
+Architecture only. What differs from transformers' LLaVA, and where it is:
+
+1. separate QKV for visual tokens: `routing.py`, installed in `LlavitModel.__init__`;
+2. bidirectional attention within an image: `masks.py`, applied in `LlavitModel.forward`;
+3. global and local features: `config.vision_feature_layer` is a list (transformers' LLaVA concatenates them).
+
+Shapes: b batch, l sequence, v visual tokens, n images, d LLM width, k supervised tokens.
+"""
+
+import math
+from typing import Any
+
+import torch
+from transformers import LlavaForConditionalGeneration, LlavaModel
+from transformers.masking_utils import create_masks_for_generate
+from transformers.models.llava.modeling_llava import (
+    LlavaCausalLMOutputWithPast,
+    LlavaModelOutputWithPast,
+    LlavaPreTrainedModel,
+)
+from transformers.utils import logging
+
+from llavit.model.checkpoint import VISUAL_KEY, llava_key_mapping
+from llavit.model.configuration import LlavitConfig
+from llavit.model.families import family_of
+from llavit.model.masks import image_ids_from_counts, require_block_masks, visual_attention_mask
+from llavit.model.routing import VisualRoute, install_routing, routed_linears
+
+logger = logging.get_logger(__name__)
+
+_SWITCHES = ("visual_qkv", "bidirectional_visual_attention")
+_LOCATION = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+class LlavitPreTrainedModel(LlavaPreTrainedModel):
+    """Loading and saving, shared by the model with and without a head."""
+
+    config_class = LlavitConfig
+    config: LlavitConfig
+    _uninitialised_visual: frozenset[str] = frozenset()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a LLaViT checkpoint, or a LLaVA one (LLaVA-1.5 format) unchanged.
+
+        Visual QKV weights that the checkpoint lacks are copied from its text weights, and the log says which.
+        Those that it has are never overwritten.
+
+        Args:
+            pretrained_model_name_or_path: a folder or a hub id.
+            *args: as in transformers.
+            **kwargs: as in transformers; `visual_qkv` and `bidirectional_visual_attention` override the
+                configuration's switches.
+
+        Returns:
+            the model; with `output_loading_info=True`, the model and a dict of missing and unexpected keys.
+
+        Example:
+            ```python
+            model = LlavitForConditionalGeneration.from_pretrained("llava-hf/llava-1.5-7b-hf")
+            ```
+        """
+        config = kwargs.pop("config", None)
+        if not isinstance(config, LlavitConfig):
+            location = {key: kwargs[key] for key in _LOCATION if key in kwargs}
+            config = LlavitConfig.from_pretrained(config or pretrained_model_name_or_path, **location)
+        for switch in _SWITCHES:
+            if switch in kwargs:
+                setattr(config, switch, kwargs.pop(switch))
+        kwargs["key_mapping"] = {**(kwargs.get("key_mapping") or {}), **llava_key_mapping(config)}
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *args, config=config, output_loading_info=True, **kwargs
+        )
+        model._weight_conversions = []  # saved under its own names, whatever it was loaded from
+        model._copy_uninitialised_visual()
+        return (model, info) if wants_info else model
+
+    def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+        missing = {key for key in loading_info.missing_keys if VISUAL_KEY.search(key)}
+        self._uninitialised_visual = frozenset(missing)
+        loading_info.missing_keys -= missing
+
+    def _copy_uninitialised_visual(self) -> None:
+        """Copy text QKV into the visual QKV that loading left without weights, and say so."""
+        if not self._uninitialised_visual:
+            return
+        projections = routed_linears(self)
+        names = sorted({VISUAL_KEY.sub("", key) for key in self._uninitialised_visual})
+        for name in names:
+            projections[name].copy_text_to_visual()
+        logger.warning(
+            f"Visual QKV initialised as copies of the text QKV in {len(names)} of {len(projections)} projections "
+            f"(the checkpoint has none): {names[0]} to {names[-1]}."
+        )
+        self._uninitialised_visual = frozenset()
+
+
+class LlavitModel(LlavitPreTrainedModel, LlavaModel):
+    """Vision tower, projector and LLM, without the language modelling head.
+
+    Raises:
+        ValueError: if the LLM's family is not supported, or its attention implementation would drop the
+            bidirectional part of the mask.
+
+    Example:
+        >>> from transformers import CLIPVisionConfig, LlamaConfig
+        >>> vision = CLIPVisionConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=2,
+        ...     num_attention_heads=2, image_size=4, patch_size=2)
+        >>> text = LlamaConfig(vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        ...     num_attention_heads=2, num_key_value_heads=1)
+        >>> model = LlavitModel(LlavitConfig(
+        ...     vision_config=vision, text_config=text, vision_feature_layer=[1, 2], image_token_index=15))
+        >>> ids = torch.tensor([[1, 15, 15, 15, 15, 2]])
+        >>> model(input_ids=ids, pixel_values=torch.rand(1, 3, 4, 4)).last_hidden_state.shape
+        torch.Size([1, 6, 8])
+    """
+
+    def __init__(self, config: LlavitConfig):
+        super().__init__(config)
+        if config.visual_qkv or config.bidirectional_visual_attention:
+            family = family_of(config.text_config)
+            if config.bidirectional_visual_attention:
+                require_block_masks(self.language_model.config)
+            if config.visual_qkv:
+                install_routing(self.language_model, family)
+        self.post_init()
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Any | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        image_sizes: torch.Tensor | None = None,
+        image_ids: torch.LongTensor | None = None,
+        **kwargs: Any,
+    ) -> LlavaModelOutputWithPast:
+        """Run tower, projector and LLM.
+
+        Args:
+            input_ids: (b, l), with one image token per visual token.
+            pixel_values: (n, 3, height, width), images in reading order of the batch.
+            attention_mask: (b, past + l), 0 at padding.
+            position_ids: (b, l); restarts mark packed documents.
+            past_key_values: cache; without images in the present tokens the LLM runs as a plain one.
+            inputs_embeds: (b, l, d) instead of `input_ids`; `image_ids` then says which rows are visual.
+            vision_feature_layer: overrides the configuration's.
+            vision_feature_select_strategy: overrides the configuration's.
+            image_sizes: (n, 2), for towers that take images of different sizes.
+            image_ids: (b, l), -1 for text, else a number unique to the image within its row. Derived from
+                `input_ids` where absent.
+            **kwargs: passed on to the LLM.
+
+        Returns:
+            as transformers' `LlavaModel`.
+
+        Raises:
+            ValueError: if visual tokens and images do not agree.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("expected exactly one of input_ids and inputs_embeds, got both or neither")
+        tokens = input_ids if input_ids is not None else inputs_embeds[..., 0]
+        # Decoding: one text token a row behind a cache. No image, so the LLM runs as it is.
+        decoding = past_key_values is not None and tokens.shape[1] == 1 and pixel_values is None
+        features = self._project_images(
+            pixel_values, vision_feature_layer, vision_feature_select_strategy, image_sizes, kwargs
+        )
+        if image_ids is None and not decoding:
+            image_ids = self._image_ids(input_ids, features)
+        elif image_ids is not None and image_ids.shape != tokens.shape:
+            raise ValueError(
+                f"image_ids: expected shape {tuple(tokens.shape)} (that of the tokens), got {tuple(image_ids.shape)}"
+            )
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        if features is not None:
+            inputs_embeds = self._insert_features(inputs_embeds, image_ids, features)
+        elif self.training and torch.is_grad_enabled() and not decoding:
+            inputs_embeds = inputs_embeds + 0.0 * self._blank_image_features().sum()
+
+        has_visual = image_ids is not None and bool((image_ids >= 0).any())
+        if self.config.bidirectional_visual_attention and has_visual:
+            attention_mask = visual_attention_mask(
+                self.language_model.config,
+                image_ids,
+                inputs_embeds,
+                attention_mask,
+                past_key_values,
+                position_ids,
+            )
+        if self.config.visual_qkv and image_ids is not None and (has_visual or self.training):
+            # Without visual tokens, training still runs the visual projections, on zero rows: their gradients
+            # are then zeros and not None, which distributed training needs.
+            kwargs["visual_route"] = VisualRoute.from_mask(image_ids >= 0)
+
+        outputs = self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            **{**kwargs, "return_dict": True},
+        )
+        return LlavaModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=torch.cat(features) if features is not None else None,
+        )
+
+    def _project_images(
+        self,
+        pixel_values: torch.Tensor | None,
+        layer: int | list[int] | None,
+        strategy: str | None,
+        image_sizes: torch.Tensor | None,
+        kwargs: dict[str, Any],
+    ) -> list[torch.Tensor] | None:
+        """Return the projected features of each image, (v_i, d), or None without images."""
+        encoded = (kwargs.pop("mm_encoder_outputs", None) or {}).get("image")
+        if encoded is None and pixel_values is not None:
+            encoded = self.get_image_features(
+                pixel_values=pixel_values,
+                vision_feature_layer=layer,
+                vision_feature_select_strategy=strategy,
+                image_sizes=image_sizes,
+                return_dict=True,
+            )
+        return None if encoded is None else list(encoded.pooler_output)
+
+    def _image_ids(
+        self, input_ids: torch.Tensor | None, features: list[torch.Tensor] | None
+    ) -> torch.Tensor | None:
+        """Derive (b, l) image ids from the image tokens and the number of features of each image."""
+        if input_ids is None:
+            if features is not None:
+                raise ValueError(
+                    "inputs_embeds with images: expected image_ids, to know where they go; got none"
+                )
+            return None
+        visual = input_ids == self.config.image_token_id
+        counts = [len(feature) for feature in features or ()]
+        expected, got = int(visual.sum()), sum(counts)
+        if expected != got:
+            each = f", {counts[0]} each" if counts and len(set(counts)) == 1 else ""
+            raise ValueError(
+                f"image tokens and image features differ: the prompts have {expected} image tokens, the "
+                f"{len(counts)} images give {got} features{each}. Build prompts with LlavitProcessor, which "
+                "counts both with one function."
+            )
+        return image_ids_from_counts(visual, torch.tensor(counts, dtype=torch.long, device=visual.device))
+
+    def _insert_features(
+        self, inputs_embeds: torch.Tensor, image_ids: torch.Tensor | None, features: list[torch.Tensor]
+    ) -> torch.Tensor:
+        features_vd = torch.cat(features).to(inputs_embeds.device, inputs_embeds.dtype)
+        if image_ids is None:
+            raise ValueError(
+                f"{len(features)} images were given, but no token of the input is an image token"
+            )
+        visual = image_ids >= 0
+        if int(visual.sum()) != len(features_vd):
+            raise ValueError(
+                f"image tokens and image features differ: image_ids mark {int(visual.sum())} visual tokens, the "
+                f"{len(features)} images give {len(features_vd)} features"
+            )
+        return inputs_embeds.masked_scatter(visual.unsqueeze(-1), features_vd)
+
+    def _blank_image_features(self) -> torch.Tensor:
+        """Return features of one black image: keeps tower and projector in the graph of a text-only batch.
+
+        [Contract] Distributed training hangs where one process uses a parameter and another does not.
+        """
+        vision = self.config.vision_config
+        side = min(vision.image_size, math.isqrt(self.config.image_seq_length) * vision.patch_size)
+        pixels = torch.zeros(1, vision.num_channels, side, side, dtype=self.dtype, device=self.device)
+        return torch.cat(list(self.get_image_features(pixel_values=pixels, return_dict=True).pooler_output))
+
+
+class LlavitForConditionalGeneration(LlavitPreTrainedModel, LlavaForConditionalGeneration):
+    """LLaViT with its language modelling head: trains with `labels`, answers with `generate`.
+
+    Example:
+        >>> from transformers import CLIPVisionConfig, LlamaConfig
+        >>> vision = CLIPVisionConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=2,
+        ...     num_attention_heads=2, image_size=4, patch_size=2)
+        >>> text = LlamaConfig(vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        ...     num_attention_heads=2, num_key_value_heads=1)
+        >>> model = LlavitForConditionalGeneration(LlavitConfig(
+        ...     vision_config=vision, text_config=text, image_token_index=15))
+        >>> ids = torch.tensor([[1, 15, 15, 15, 15, 2]])
+        >>> model(input_ids=ids, pixel_values=torch.rand(1, 3, 4, 4)).logits.shape
+        torch.Size([1, 6, 16])
+    """
+
+    def __init__(self, config: LlavitConfig):
+        LlavaPreTrainedModel.__init__(self, config)
+        self.model = LlavitModel(config)
+        self.lm_head = torch.nn.Linear(
+            config.text_config.hidden_size, config.text_config.vocab_size, bias=False
+        )
+        self.post_init()
+
+    def copy_text_to_visual(self) -> None:
+        """Start every visual projection as a copy of its text projection (paper: initialisation)."""
+        for projection in routed_linears(self).values():
+            projection.copy_text_to_visual()
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        supervised_logits_only: bool = False,
+        **kwargs: Any,
+    ) -> LlavaCausalLMOutputWithPast:
+        """Run the model; all arguments of `LlavitModel.forward`, and:
+
+        Args:
+            input_ids: (b, l).
+            labels: (b, l), -100 where nothing is to be learned; gives `loss`.
+            supervised_logits_only: with labels, compute logits only where there is a label. Same loss; `logits`
+                is then None. Saves most of the memory of the head, whose vocabulary is large.
+            **kwargs: `num_items_in_batch` divides the summed loss (the number of supervised tokens over all
+                micro-batches and processes); without it the loss is the mean. `logits_to_keep` as in
+                transformers.
+
+        Returns:
+            as transformers' `LlavaForConditionalGeneration`.
+        """
+        if labels is None or not supervised_logits_only:
+            return super().forward(input_ids=input_ids, labels=labels, **kwargs)
+        num_items = kwargs.pop("num_items_in_batch", None)
+        outputs = self.model(input_ids=input_ids, **kwargs)
+        targets_bl = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+        supervised = targets_bl != -100
+        logits_kv = self.lm_head(outputs.last_hidden_state[supervised])
+        loss = self.loss_function(
+            logits=logits_kv,
+            labels=None,
+            shift_labels=targets_bl[supervised].to(logits_kv.device),
+            vocab_size=self.config.text_config.vocab_size,
+            num_items_in_batch=num_items,
+        )
+        return LlavaCausalLMOutputWithPast(
+            loss=loss,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=outputs.image_hidden_states,
+        )
+
+    @staticmethod
+    def create_masks_for_generate(
+        config: LlavitConfig,
+        attention_mask: torch.Tensor | None,
+        is_first_iteration: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Leave the prompt's mask to the model, which knows the images; called by `generate` for static caches."""
+        if is_first_iteration:
+            return attention_mask
+        return create_masks_for_generate(config=config, attention_mask=attention_mask, **kwargs)
+
+
+__all__ = ["LlavitForConditionalGeneration", "LlavitModel", "LlavitPreTrainedModel"]

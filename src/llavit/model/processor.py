@@ -1,0 +1,217 @@
+"""Processor: conversations and images in, tokens and pixels out."""
+
+from typing import Any
+
+import torch
+from transformers import LlavaProcessor
+
+from llavit.model.chat import Message, handles_parts, render, render_with_spans, with_images
+from llavit.model.images import count_image_tokens, load_image, message_images, processed_size
+from llavit.model.masks import TEXT
+
+IGNORED = -100
+"""Label of a token that is not to be learned."""
+
+
+class LlavitProcessor(LlavaProcessor):
+    """LLaVA's processor (same arguments, same files), with three things more.
+
+    - Images anywhere in a message, for any LLM: a tokenizer's own text-only chat template is made to take
+      them (`llavit.model.chat`).
+    - `encode`: tokens, labels and image ids of a conversation in a single tokenisation.
+    - One function counts visual tokens (`llavit.model.images.count_image_tokens`).
+    """
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        patch_size: int | None = None,
+        vision_feature_select_strategy: str | None = None,
+        chat_template: str | None = None,
+        image_token: str = "<image>",
+        num_additional_image_tokens: int = 0,
+        **kwargs: Any,
+    ):
+        if tokenizer is not None and not handles_parts(chat_template):
+            chat_template = with_images(chat_template or tokenizer.chat_template, image_token)
+        super().__init__(
+            image_processor,
+            tokenizer,
+            patch_size=patch_size,
+            vision_feature_select_strategy=vision_feature_select_strategy,
+            chat_template=chat_template,
+            image_token=image_token,
+            num_additional_image_tokens=num_additional_image_tokens,
+            **kwargs,
+        )
+
+    # Counting visual tokens
+
+    def count_image_tokens(self, height: int, width: int) -> int:
+        """Return the visual tokens of a processed image of `height` x `width` pixels."""
+        return count_image_tokens(
+            height,
+            width,
+            self.patch_size,
+            self.num_additional_image_tokens,
+            self.vision_feature_select_strategy,
+        )
+
+    @property
+    def image_seq_length(self) -> int:
+        """Visual tokens per image."""
+        return self.count_image_tokens(*processed_size(self.image_processor))
+
+    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
+        """Return what stands for one image in the text (called by transformers)."""
+        height, width = image_inputs["pixel_values"][image_idx].shape[-2:]
+        return self.image_token * self.count_image_tokens(height, width)
+
+    def _get_num_multimodal_tokens(self, image_sizes: Any = None, **kwargs: Any) -> Any:
+        from transformers.processing_utils import MultiModalData
+
+        if image_sizes is None:
+            return MultiModalData()
+        return MultiModalData(
+            num_image_tokens=[self.image_seq_length] * len(image_sizes),
+            num_image_patches=[1] * len(image_sizes),
+        )
+
+    # Text and images of one conversation
+
+    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
+        """Tokenise rendered text and process images, as transformers' `LlavaProcessor` does.
+
+        Raises:
+            ValueError: if the number of image tokens in the text is not that of the images.
+        """
+        if text is not None:
+            expected = sum(t.count(self.image_token) for t in ([text] if isinstance(text, str) else text))
+            got = _count_images(images)
+            if expected != got:
+                raise ValueError(
+                    f"number of images: the text has {expected} {self.image_token} tokens, {got} images were given"
+                )
+        return super().__call__(images=images, text=text, **kwargs)
+
+    def render(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
+        """Render a conversation as text, one image token per image."""
+        return render(self, messages, add_generation_prompt)
+
+    def encode(
+        self,
+        messages: list[Message],
+        *,
+        add_generation_prompt: bool = False,
+        return_labels: bool = False,
+        max_length: int | None = None,
+        name: str = "conversation",
+    ) -> dict[str, torch.Tensor]:
+        """Turn one conversation into tensors, in one tokenisation.
+
+        Args:
+            messages: roles and contents; images as PIL images or paths, anywhere.
+            add_generation_prompt: end with the assistant's turn opened, for generation.
+            return_labels: add labels: the assistant's tokens and its end-of-turn; `IGNORED` elsewhere.
+            max_length: greatest number of tokens. With labels, text past it is cut; an image never is.
+            name: what to call the conversation in errors, e.g. the sample's id.
+
+        Returns:
+            `input_ids` (l,), `image_ids` (l,) with -1 for text, `labels` (l,) if asked for, and `pixel_values`
+            (n, 3, height, width) if there are n > 0 images.
+
+        Raises:
+            ValueError: naming the conversation: an unreadable image, an image token in plain text, a prompt over
+                `max_length`, nothing to learn from.
+        """
+        pictures = [load_image(image, name) for image in message_images(messages, name)]
+        if return_labels:
+            text, spans = render_with_spans(self, messages)
+        else:
+            text, spans = render(self, messages, add_generation_prompt), []
+        mentioned = text.count(self.image_token)
+        if mentioned != len(pictures):
+            raise ValueError(
+                f"{name}: number of images: the text has {mentioned} {self.image_token} tokens, the messages have "
+                f"{len(pictures)} images"
+            )
+        encoded = self._tokenise(text, spans)
+        if pictures:
+            pixels = self.image_processor(pictures, return_tensors="pt")["pixel_values"]
+            encoded = self._expand(encoded, [self.count_image_tokens(*image.shape[-2:]) for image in pixels])
+            encoded["pixel_values"] = pixels
+        if max_length is not None:
+            _limit(encoded, max_length, may_cut=return_labels, name=name)
+        if not return_labels:
+            del encoded["labels"]
+        elif not (encoded["labels"] != IGNORED).any():
+            raise ValueError(
+                f"{name}: nothing to learn from: no assistant token is left among {len(encoded['input_ids'])} tokens"
+                + (f" (max_length={max_length})" if max_length else "")
+            )
+        return encoded
+
+    def _tokenise(self, text: str, spans: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
+        bos = self.tokenizer.bos_token
+        out = self.tokenizer(
+            text,
+            add_special_tokens=not (bos and text.startswith(bos)),
+            return_offsets_mapping=True,
+            return_tensors="pt",
+        )
+        input_ids, offsets = out["input_ids"][0], out["offset_mapping"][0]
+        supervised = torch.zeros_like(input_ids, dtype=torch.bool)
+        for start, end in spans:
+            supervised |= (offsets[:, 0] >= start) & (offsets[:, 1] <= end) & (offsets[:, 1] > offsets[:, 0])
+        return {
+            "input_ids": input_ids,
+            "image_ids": torch.full_like(input_ids, TEXT),
+            "labels": torch.where(supervised, input_ids, IGNORED),
+        }
+
+    def _expand(self, encoded: dict[str, torch.Tensor], counts: list[int]) -> dict[str, torch.Tensor]:
+        """Repeat each image token as often as its image has visual tokens."""
+        is_image = encoded["input_ids"] == self.image_token_id
+        repeats = torch.ones_like(encoded["input_ids"])
+        repeats[is_image] = torch.tensor(counts)
+        image_ids = torch.where(is_image, is_image.cumsum(0) - 1, TEXT)
+        columns = {**encoded, "image_ids": image_ids}
+        return {key: column.repeat_interleave(repeats) for key, column in columns.items()}
+
+
+def _limit(encoded: dict[str, torch.Tensor], max_length: int, may_cut: bool, name: str) -> None:
+    """Cut text past `max_length` in place; refuse to cut a prompt or an image."""
+    length = len(encoded["input_ids"])
+    if length <= max_length:
+        return
+    visual = (encoded["image_ids"] != TEXT).nonzero()
+    needed = int(visual[-1]) + 1 if len(visual) else 0
+    if not may_cut or needed > max_length:
+        why = "a prompt is not cut" if not may_cut else f"its images end at token {needed} and are not cut"
+        raise ValueError(f"{name}: expected at most max_length={max_length} tokens, got {length}; {why}")
+    for key in ("input_ids", "image_ids", "labels"):
+        encoded[key] = encoded[key][:max_length]
+
+
+def _count_images(images: Any) -> int:
+    if images is None:
+        return 0
+    if isinstance(images, list | tuple):
+        return sum(_count_images(image) for image in images)
+    return 1
+
+
+def single_token_id(tokenizer: Any, token: str) -> int:
+    """Return the id of a token that the tokenizer holds as one piece.
+
+    Raises:
+        ValueError: if the tokenizer splits it.
+    """
+    ids = tokenizer.encode(token, add_special_tokens=False)
+    if len(ids) != 1:
+        raise ValueError(f"expected {token!r} to be one token of the tokenizer, got {len(ids)}: {ids}")
+    return ids[0]
+
+
+__all__ = ["IGNORED", "LlavitProcessor"]

@@ -1,0 +1,125 @@
+"""Separate QKV for visual tokens (paper: change 1), without computing anything twice.
+
+    for token i:  q_i = W_visual x_i  if token i is visual  else  W_text x_i        (k and v alike)
+
+A `RoutedLinear` stands where the LLM had a projection. `VisualRoute` says which tokens are visual. It is made
+once per forward pass and travels to the attention modules as the keyword argument `visual_route`, where a
+pre-forward hook takes it off and hands it to the projections. Because it is an argument and not a global, a
+layer that is run again (gradient checkpointing) or compiled sees the right tokens.
+
+Shapes: b batch, l sequence, t text tokens, v visual tokens (b*l = t + v), d input width, o output width.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from llavit.model.families import Family
+
+
+class VisualRoute(NamedTuple):
+    """Which tokens of a flattened batch (b*l) take which projection.
+
+    Attributes:
+        text: (t,) positions of text tokens.
+        visual: (v,) positions of visual tokens.
+        restore: (t+v,) puts rows ordered as `text` then `visual` back in their places.
+    """
+
+    text: torch.Tensor
+    visual: torch.Tensor
+    restore: torch.Tensor
+
+    @classmethod
+    def from_mask(cls, visual_mask_bl: torch.Tensor) -> "VisualRoute":
+        """Make a route from a boolean mask that is true at visual tokens.
+
+        Example:
+            >>> VisualRoute.from_mask(torch.tensor([[False, True, False]])).text.tolist()
+            [0, 2]
+        """
+        mask = visual_mask_bl.reshape(-1)
+        text, visual = (~mask).nonzero().squeeze(1), mask.nonzero().squeeze(1)
+        order = torch.cat([text, visual])
+        restore = torch.empty_like(order)
+        restore[order] = torch.arange(order.numel(), device=order.device)
+        return cls(text, visual, restore)
+
+
+class RoutedLinear(nn.Module):
+    """Two linear layers, of which each token takes exactly one.
+
+    Deliberately not a subclass of `nn.Linear`: tools that swap linear layers (quantisation, tensor
+    parallelism, LoRA) then find the two ordinary ones inside.
+
+    Attributes:
+        text: the LLM's own projection.
+        visual: the projection of visual tokens, same shape; starts as a copy (`copy_text_to_visual`).
+        route: the route of the present forward pass; None sends every token through `text`.
+    """
+
+    def __init__(self, text: nn.Linear):
+        super().__init__()
+        self.text = text
+        self.visual = nn.Linear(
+            text.in_features,
+            text.out_features,
+            bias=text.bias is not None,
+            device=text.weight.device,
+            dtype=text.weight.dtype,
+        )
+        self.route: VisualRoute | None = None
+
+    @torch.no_grad()
+    def copy_text_to_visual(self) -> None:
+        """Start the visual projection as a copy of the text projection."""
+        self.visual.weight.copy_(self.text.weight)
+        if self.text.bias is not None:
+            self.visual.bias.copy_(self.text.bias)
+
+    def forward(self, x_bld: torch.Tensor) -> torch.Tensor:
+        """Project (b, l, d) to (b, l, o)."""
+        if self.route is None:
+            return self.text(x_bld)
+        x_nd = x_bld.reshape(-1, x_bld.shape[-1])
+        y_to = self.text(x_nd.index_select(0, self.route.text))
+        y_vo = self.visual(x_nd.index_select(0, self.route.visual))
+        y_no = torch.cat([y_to, y_vo]).index_select(0, self.route.restore)
+        return y_no.view(*x_bld.shape[:-1], -1)
+
+
+def _take_route(attention: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    route = kwargs.pop("visual_route", None)
+    for module in attention.children():
+        if isinstance(module, RoutedLinear):
+            module.route = route
+    return args, kwargs
+
+
+def install_routing(language_model: nn.Module, family: Family) -> None:
+    """Replace the QKV projections of every layer of an LLM by routed ones, in place.
+
+    Args:
+        language_model: a decoder without head, e.g. `LlamaModel`, with `.layers`.
+        family: where its projections are.
+
+    Raises:
+        ValueError: if a projection is not where `family` says.
+    """
+    for number, layer in enumerate(language_model.layers):
+        attention = getattr(layer, family.attention)
+        for name in family.projections:
+            projection = getattr(attention, name, None)
+            if not isinstance(projection, nn.Linear):
+                raise ValueError(
+                    f"layer {number}: expected nn.Linear at {family.attention}.{name}, got "
+                    f"{type(projection).__name__}; correct the family in src/llavit/model/families.py"
+                )
+            setattr(attention, name, RoutedLinear(projection))
+        attention.register_forward_pre_hook(_take_route, with_kwargs=True)
+
+
+def routed_linears(model: nn.Module) -> dict[str, RoutedLinear]:
+    """Return the routed projections of a model by name (empty for a LLaVA)."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, RoutedLinear)}
