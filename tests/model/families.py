@@ -55,8 +55,10 @@ LLMS: dict[str, Callable[[], PreTrainedConfig]] = {
     "mistral": lambda: MistralConfig(**_SIZES, num_hidden_layers=3, sliding_window=None),
     "mistral-sliding": lambda: MistralConfig(**_SIZES, num_hidden_layers=3, sliding_window=8),
     "phi3": lambda: Phi3Config(**_SIZES, num_hidden_layers=3, sliding_window=None),  # fused qkv
-    "gemma2": lambda: Gemma2Config(  # sliding and full layers, softcapped attention
-        **_SIZES, num_hidden_layers=3, sliding_window=8, query_pre_attn_scalar=16
+    "gemma2": lambda: (
+        Gemma2Config(  # transformers runs it with eager or flex only; sliding and full layers, softcapped attention
+            **_SIZES, num_hidden_layers=3, sliding_window=8, query_pre_attn_scalar=16
+        )
     ),
     "gemma3": lambda: Gemma3TextConfig(  # norms on q, k; sliding and full layers
         **_SIZES,
@@ -91,8 +93,10 @@ def config_of(llm: str, tower: str = "clip", **switches) -> LlavitConfig:
     )
 
 
-def tiny(llm: str, tower: str = "clip", backend: str = "sdpa", **switches) -> LlavitForConditionalGeneration:
-    """Return a tiny random model in fp32, its visual QKV unlike its text QKV."""
+def tiny(
+    llm: str, tower: str = "clip", backend: str | None = None, **switches
+) -> LlavitForConditionalGeneration:
+    """Return a tiny random model in fp32 (default backend: transformers' choice), its visual QKV unlike its text QKV."""
     torch.manual_seed(0)
     config = config_of(llm, tower, **switches)
     model = LlavitForConditionalGeneration._from_config(config, attn_implementation=backend)

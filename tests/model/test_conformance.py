@@ -27,6 +27,11 @@ PROMPTS = {
 }
 
 every_llm = pytest.mark.parametrize("llm", LLMS)
+# transformers refuses sdpa for Gemma 2, whose softcapped scores it cannot compute.
+every_llm_and_backend = pytest.mark.parametrize(
+    ("llm", "backend"),
+    [(llm, b) for llm in LLMS for b in ("eager", "sdpa") if (llm, b) != ("gemma2", "sdpa")],
+)
 
 
 def inputs(prompt: str) -> dict[str, torch.Tensor]:
@@ -203,8 +208,7 @@ def see_through(model):
     return model
 
 
-@every_llm
-@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+@every_llm_and_backend
 @pytest.mark.parametrize("prompt", ["two images", "adjacent images"])
 def test_patches_see_their_whole_image_and_nothing_later(llm, backend, prompt):
     check_visibility(see_through(tiny(llm, backend=backend)), inputs(prompt))
@@ -272,8 +276,7 @@ def left_padded(prompts: list[str]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "pixel_values": images}
 
 
-@every_llm
-@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+@every_llm_and_backend
 @torch.no_grad()
 def test_a_left_padded_uneven_batch_equals_each_row_alone(llm, backend):
     model = tiny(llm, backend=backend)
@@ -341,7 +344,7 @@ def training_batch() -> dict[str, torch.Tensor]:
 def loss_and_gradients(model, forward=None, **options):
     model.train()
     model.zero_grad()
-    loss = (forward or model)(**training_batch(), use_cache=False, **options).loss
+    loss = (model if forward is None else forward)(**training_batch(), use_cache=False, **options).loss
     loss.backward()
     return loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
@@ -374,9 +377,11 @@ def check_compiled(llm: str) -> None:
     loss, gradients = loss_and_gradients(model)
     again, regradients = loss_and_gradients(model, torch.compile(model))
     torch.testing.assert_close(loss, again, atol=1e-5, rtol=1e-5)
-    assert gradients.keys() == regradients.keys()
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, regradients[name], atol=1e-4, rtol=1e-3, msg=name)
+    for name, regradient in regradients.items():
+        # The compiler gives zeros where eager mode gives no gradient (tower layers that nothing reads).
+        gradient = gradients.get(name, torch.zeros_like(regradient))
+        torch.testing.assert_close(gradient, regradient, atol=1e-4, rtol=1e-3, msg=name)
+    assert gradients.keys() <= regradients.keys()
 
 
 def test_torch_compile_gives_the_same_loss_and_gradients():

@@ -317,28 +317,50 @@ class LlavitForConditionalGeneration(LlavitPreTrainedModel, LlavaForConditionalG
     def forward(  # type: ignore[override]
         self,
         input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Any | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        image_ids: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
         supervised_logits_only: bool = False,
         **kwargs: Any,
     ) -> LlavaCausalLMOutputWithPast:
-        """Run the model; all arguments of `LlavitModel.forward`, and:
+        """Run the model.
 
         Args:
-            input_ids: (b, l).
+            input_ids: this and what follows up to `image_ids`: as in `LlavitModel.forward`.
+            pixel_values: see there.
+            attention_mask: see there.
+            position_ids: see there.
+            past_key_values: see there.
+            inputs_embeds: see there.
+            image_ids: see there.
             labels: (b, l), -100 where nothing is to be learned; gives `loss`.
-            supervised_logits_only: with labels, compute logits only where there is a label. Same loss; `logits`
-                is then None. Saves most of the memory of the head, whose vocabulary is large.
+            logits_to_keep: as in transformers.
+            supervised_logits_only: with labels, compute logits only where there is a label. Same loss;
+                `logits` is then None. Saves most of the memory of the head, whose vocabulary is large.
             **kwargs: `num_items_in_batch` divides the summed loss (the number of supervised tokens over all
-                micro-batches and processes); without it the loss is the mean. `logits_to_keep` as in
-                transformers.
+                micro-batches and processes); without it the loss is the mean.
 
         Returns:
             as transformers' `LlavaForConditionalGeneration`.
         """
+        inputs = {
+            "input_ids": input_ids,
+            "pixel_values": pixel_values,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "inputs_embeds": inputs_embeds,
+            "image_ids": image_ids,
+        }
         if labels is None or not supervised_logits_only:
-            return super().forward(input_ids=input_ids, labels=labels, **kwargs)
+            return super().forward(**inputs, labels=labels, logits_to_keep=logits_to_keep, **kwargs)
         num_items = kwargs.pop("num_items_in_batch", None)
-        outputs = self.model(input_ids=input_ids, **kwargs)
+        outputs = self.model(**inputs, **kwargs)
         targets_bl = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
         supervised = targets_bl != -100
         logits_kv = self.lm_head(outputs.last_hidden_state[supervised])
