@@ -1,0 +1,229 @@
+"""Builds the starter corpus: pictures and LLaVA-format json, made on the user's machine from installed packages."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llavit.starter import concepts
+from llavit.starter.charts import HELD_OUT_TABLES
+from llavit.starter.items import SPLITS, Factory
+from llavit.starter.plan import checked_kinds
+from llavit.starter.sources import package_versions
+from llavit.starter.studio import UNIT
+from llavit.starter.words import HELD_OUT_FONTS, words
+from llavit.starter.workshop import Job, draw_all
+
+GENERATOR = 1
+"""Raised by every change that alters pictures or records for the same settings."""
+
+Progress = Callable[[int, int], None]
+"""Called with (items done, items in all)."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A finished corpus on disk; the image paths in its json files are relative to `root`."""
+
+    root: Path
+    counts: dict[str, int]
+    seed: int
+    image_size: int
+    fingerprint: str
+    """SHA-256 over the fingerprints of the four json files."""
+    drawn: int = 0
+    """Pictures drawn by the call that returned this; 0 if the corpus was there already."""
+
+    @property
+    def pretrain(self) -> Path:
+        """Captions in LLaVA's format, for the pre-training stage."""
+        return self.root / "pretrain.json"
+
+    @property
+    def instruct(self) -> Path:
+        """Conversations in LLaVA's format, for the instruction stage."""
+        return self.root / "instruct.json"
+
+    @property
+    def val(self) -> Path:
+        """Questions drawn as in training, for choosing between models."""
+        return self.root / "val.json"
+
+    @property
+    def test(self) -> Path:
+        """Questions with held-out styles, concepts, fonts and tables."""
+        return self.root / "test.json"
+
+    @property
+    def manifest(self) -> Path:
+        """What was built, from what, and the hash of each json file."""
+        return self.root / "manifest.json"
+
+
+def build_corpus(
+    out: Path | str,
+    *,
+    pretrain: int = 10_000,
+    instruct: int = 10_000,
+    val: int = 1_000,
+    test: int = 2_000,
+    kinds: Mapping[str, float] | None = None,
+    image_size: int = UNIT,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Corpus:
+    """Build the starter corpus in a folder, or finish or reuse what is there.
+
+    An item depends only on (seed, split, number) and on the settings, so a smaller build is a prefix of a
+    larger one, and building again gives the same bytes. Pictures that exist are kept: an interrupted build
+    goes on where it stopped, and a finished one is returned at once.
+
+    Args:
+        out: folder of the corpus; made if missing.
+        pretrain: number of captioned pictures.
+        instruct: number of conversations of 3 to 6 turns.
+        val: number of questions drawn as in training.
+        test: number of questions of the test, with held-out concepts and styles among them.
+        kinds: weight of each kind of picture in the training splits (see `llavit.starter.plan.KINDS`);
+            val and test hold an equal share of each kind with a positive weight.
+        image_size: side of the pictures in pixels, at least 56.
+        seed: another seed gives another corpus with the same held-out concepts.
+        workers: processes; None chooses by the size of the task and the number of cores.
+        progress: called with (items done, items in all).
+
+    Returns:
+        The corpus, with paths and counts.
+
+    Raises:
+        ImportError: a package is missing; the message names the extra.
+        ValueError: bad settings, or a folder that holds a corpus with other settings.
+
+    Examples:
+        >>> from tempfile import mkdtemp
+        >>> corpus = build_corpus(mkdtemp(), pretrain=4, instruct=4, val=2, test=2, workers=1)
+        >>> corpus.counts["pretrain"], corpus.drawn
+        (4, 12)
+    """
+    counts = {"pretrain": pretrain, "instruct": instruct, "val": val, "test": test}
+    for split, number in counts.items():
+        if number < 0:
+            raise ValueError(f"{split}={number}: a number of items must not be negative")
+    if image_size < 56:
+        raise ValueError(f"image_size={image_size}: objects are not recognisable below 56 pixels")
+    shares = checked_kinds(kinds)
+    settings: dict[str, Any] = {
+        "generator": GENERATOR,
+        "seed": seed,
+        "image_size": image_size,
+        "kinds": shares,
+        "packages": package_versions(),
+    }
+    root = Path(out)
+    found = _found(root, settings)
+    if found and found.get("complete") and found["counts"] == counts and _intact(root, found):
+        return _corpus(root, found)
+
+    root.mkdir(parents=True, exist_ok=True)
+    _write(root / "manifest.json", json.dumps({"complete": False, "settings": settings}, indent=2) + "\n")
+    factories = [Factory(split, tuple(shares.items()), image_size, seed) for split in SPLITS]
+    jobs = [Job(factory, counts[factory.split]) for factory in factories]
+    records, drawn = draw_all(root, jobs, workers, progress)
+    hashes = {}
+    for split in SPLITS:
+        text = "[\n" + ",\n".join(json.dumps(r, ensure_ascii=False) for r in records[split]) + "\n]\n"
+        _write(root / f"{split}.json", text)
+        hashes[f"{split}.json"] = hashlib.sha256(text.encode()).hexdigest()
+    manifest = {
+        "complete": True,
+        "settings": settings,
+        "counts": counts,
+        "per_kind": {
+            f.split: dict(Counter(f.plan.slot(i)[0] for i in range(counts[f.split]))) for f in factories
+        },
+        "sha256": hashes,
+        "held_out": {
+            "concepts": [c.name for c in concepts.pool(unseen=True)],
+            "words": list(words(unseen=True)),
+            "styles": ["openmoji"],
+            "fonts": list(HELD_OUT_FONTS),
+            "tables": list(HELD_OUT_TABLES),
+        },
+    }
+    _write(root / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    return _corpus(root, manifest, drawn)
+
+
+def open_corpus(out: Path | str) -> Corpus:
+    """A finished corpus that lies in a folder.
+
+    Raises:
+        FileNotFoundError: no corpus there.
+        ValueError: its build was interrupted; call `build_corpus` again to finish it.
+    """
+    root = Path(out)
+    manifest = json.loads((root / "manifest.json").read_text(encoding="utf-8"))
+    if not manifest.get("complete"):
+        raise ValueError(f"the corpus in {root} is not finished: call build_corpus again with its settings")
+    return _corpus(root, manifest)
+
+
+def _corpus(root: Path, manifest: dict[str, Any], drawn: int = 0) -> Corpus:
+    joined = "".join(manifest["sha256"][f"{split}.json"] for split in SPLITS)
+    return Corpus(
+        root=root,
+        counts=dict(manifest["counts"]),
+        seed=manifest["settings"]["seed"],
+        image_size=manifest["settings"]["image_size"],
+        fingerprint=hashlib.sha256(joined.encode()).hexdigest(),
+        drawn=drawn,
+    )
+
+
+def _found(root: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Manifest of an earlier build with the same settings; counts may differ."""
+    path = root / "manifest.json"
+    if not path.exists():
+        if any((root / name).exists() for name in ("images", *(f"{split}.json" for split in SPLITS))):
+            raise ValueError(
+                f"{root} holds files but no manifest.json: build the corpus in a folder of its own"
+            )
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    earlier = found.get("settings", {})
+    differs = [key for key in settings if earlier.get(key) != settings[key]]
+    if differs:
+        was = {key: earlier.get(key) for key in differs}
+        now = {key: settings[key] for key in differs}
+        raise ValueError(
+            f"{root} holds a corpus with other settings: {was} there, {now} wanted; "
+            "delete the folder or build in another one"
+        )
+    return found
+
+
+def _intact(root: Path, manifest: dict[str, Any]) -> bool:
+    """Whether json files and pictures of a finished build are all there."""
+    for name, wanted in manifest["sha256"].items():
+        path = root / name
+        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
+            return False
+    for split, number in manifest["counts"].items():
+        folder = root / "images" / split
+        there = set(os.listdir(folder)) if folder.exists() else set()
+        if any(f"{i:06d}.jpg" not in there for i in range(number)):
+            return False
+    return True
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a whole file or nothing."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

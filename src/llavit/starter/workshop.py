@@ -1,0 +1,168 @@
+"""Draws items in one process or several; the workers are plain subprocesses, so a script needs no main guard."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+from typing import Any
+
+from llavit.starter.items import Factory, Item, render
+
+QUALITY = 95
+_CHUNK = 100
+_MIN_FOR_PROCESSES = 1_500  # below, starting a process costs more than it saves
+
+Records = dict[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """The first `count` items of one split."""
+
+    factory: Factory
+    count: int
+
+
+def draw_all(
+    root: Path, jobs: list[Job], workers: int | None, progress: Callable[[int, int], None] | None
+) -> tuple[Records, int]:
+    """Draw what is missing and make all records, in order.
+
+    Returns:
+        The records of each split, and the number of pictures drawn.
+    """
+    total = sum(job.count for job in jobs)
+    if workers is None:
+        workers = 1 if total < _MIN_FOR_PROCESSES else min(os.cpu_count() or 1, 8)
+    if workers < 1:
+        raise ValueError(f"workers={workers}: at least one process is needed")
+    for job in jobs:
+        (root / "images" / job.factory.split).mkdir(parents=True, exist_ok=True)
+    chunks = [
+        (number, start, min(start + _CHUNK, job.count))
+        for number, job in enumerate(jobs)
+        for start in range(0, job.count, _CHUNK)
+    ]
+    factories = [job.factory for job in jobs]
+    if workers == 1 or len(chunks) < 2:
+        results = _here(root, factories, chunks)
+    else:
+        results = _in_processes(root, factories, chunks, min(workers, len(chunks)))
+    parts: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    done = drawn = 0
+    for number, start, records, new in results:
+        parts[number, start] = records
+        done, drawn = done + len(records), drawn + new
+        if progress:
+            progress(done, total)
+    merged: Records = {job.factory.split: [] for job in jobs}
+    for number, start, _ in chunks:
+        merged[jobs[number].factory.split] += parts[number, start]
+    return merged, drawn
+
+
+Chunk = tuple[int, int, int]
+Result = tuple[int, int, list[dict[str, Any]], int]
+
+
+def _here(root: Path, factories: list[Factory], chunks: list[Chunk]) -> Iterator[Result]:
+    for number, start, stop in chunks:
+        items = [factories[number].item(index) for index in range(start, stop)]
+        records = [item.record() for item in items]
+        yield number, start, records, sum(_draw(root, item) for item in items)
+
+
+def _draw(root: Path, item: Item) -> bool:
+    """Save the picture of an item if it is not there, whole or not at all."""
+    path = root / item.image
+    if path.exists():
+        return False
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # subsampling=0 keeps thin coloured lines their colour
+    render(item.scene).save(temporary, format="JPEG", quality=QUALITY, subsampling=0)
+    os.replace(temporary, path)
+    return True
+
+
+def _in_processes(
+    root: Path, factories: list[Factory], chunks: list[Chunk], workers: int
+) -> Iterator[Result]:
+    lines: Queue[tuple[int, str | None]] = Queue()
+    processes: list[subprocess.Popen[str]] = []
+    errors = []
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        "OMP_NUM_THREADS": "1",
+    }
+    try:
+        for worker in range(workers):
+            error = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed below
+            errors.append(error)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "llavit.starter.workshop"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=error,
+                text=True,
+                encoding="utf-8",
+                env=environment,
+            )
+            processes.append(process)
+            order = {
+                "root": str(root),
+                "factories": [asdict(factory) for factory in factories],
+                "chunks": chunks[worker::workers],
+            }
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(order))
+            process.stdin.close()
+            Thread(target=_listen, args=(worker, process, lines), daemon=True).start()
+        running = workers
+        while running:
+            worker, line = lines.get()
+            if line is not None:
+                number, start, records, new = json.loads(line)
+                yield number, start, records, new
+                continue
+            running -= 1
+            if processes[worker].wait() != 0:
+                errors[worker].seek(0)
+                raise RuntimeError(f"a worker of the corpus build failed:\n{errors[worker].read()[-4000:]}")
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.terminate()
+            process.wait()
+        for error in errors:
+            error.close()
+
+
+def _listen(worker: int, process: subprocess.Popen[str], lines: Queue[tuple[int, str | None]]) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.put((worker, line))
+    lines.put((worker, None))
+
+
+def _work() -> None:
+    """Body of a worker: an order on stdin, one line of json per chunk on stdout."""
+    order = json.load(sys.stdin)
+    factories = [
+        Factory(f["split"], tuple((k, s) for k, s in f["kinds"]), f["image_size"], f["seed"])
+        for f in order["factories"]
+    ]
+    for result in _here(Path(order["root"]), factories, [tuple(c) for c in order["chunks"]]):
+        print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    _work()
