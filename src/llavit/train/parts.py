@@ -1,0 +1,117 @@
+"""The four parts of a model that train or stay frozen, each with its own learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+from torch import nn
+
+PARTS = ("vision_tower", "projector", "visual_qkv", "llm")
+"""Names of the parts; a recipe's `learning_rates` has the same keys."""
+
+
+def part_of(parameter: str) -> str:
+    """Say which part a parameter belongs to.
+
+    [Contract] with the model: tower, projector and LLM are modules of these names, and the visual projections
+    are called `visual` in each routed linear layer of the LLM.
+
+    Raises:
+        ValueError: a parameter of none of the parts; training must never decide about it by accident.
+
+    Example:
+        >>> part_of("model.language_model.layers.0.self_attn.q_proj.visual.weight")
+        'visual_qkv'
+    """
+    words = parameter.split(".")
+    if "vision_tower" in words:
+        return "vision_tower"
+    if "multi_modal_projector" in words:
+        return "projector"
+    if "language_model" in words:
+        return "visual_qkv" if "visual" in words else "llm"
+    if "lm_head" in words:
+        return "llm"
+    raise ValueError(f"parameter {parameter} belongs to none of the parts {', '.join(PARTS)}")
+
+
+def parameters_by_part(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
+    """Group a model's parameters: part to name to parameter. Tied ones are counted once.
+
+    Example:
+        sum(p.numel() for p in parameters_by_part(model)["visual_qkv"].values())
+    """
+    parts: dict[str, dict[str, nn.Parameter]] = {part: {} for part in PARTS}
+    for name, parameter in model.named_parameters():
+        parts[part_of(name)][name] = parameter
+    return parts
+
+
+def freeze(model: nn.Module, rates: Mapping[str, float]) -> None:
+    """Let exactly those parts train that have a learning rate above 0.
+
+    Raises:
+        ValueError: nothing is left to train.
+
+    Example:
+        freeze(model, {"projector": 1e-3, "visual_qkv": 2e-4})
+    """
+    trains = 0
+    for part, parameters in parameters_by_part(model).items():
+        for parameter in parameters.values():
+            parameter.requires_grad_(rates.get(part, 0.0) > 0)
+            trains += parameter.numel() if parameter.requires_grad else 0
+    if not trains:
+        wanted = ", ".join(part for part, rate in rates.items() if rate > 0) or "none"
+        raise ValueError(
+            f"nothing to train: parts with a learning rate are {wanted}, and this model has none of them"
+        )
+
+
+def optimizer_groups(
+    model: nn.Module, rates: Mapping[str, float], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Make the optimizer's parameter groups: one or two per part that trains.
+
+    Weight decay is for matrices only: norms, biases and other vectors go without.
+
+    Returns:
+        groups with `params`, `lr`, `weight_decay` and `part`.
+
+    Example:
+        torch.optim.AdamW(optimizer_groups(model, {"projector": 1e-3}, weight_decay=0.1))
+    """
+    groups = []
+    for part, parameters in parameters_by_part(model).items():
+        training = [parameter for parameter in parameters.values() if parameter.requires_grad]
+        matrices = [parameter for parameter in training if parameter.ndim >= 2]
+        vectors = [parameter for parameter in training if parameter.ndim < 2]
+        for members, decay in ((matrices, weight_decay), (vectors, 0.0)):
+            if members:
+                groups.append({"params": members, "lr": rates[part], "weight_decay": decay, "part": part})
+    return groups
+
+
+def parts_table(model: nn.Module, rates: Mapping[str, float], title: str) -> Table:
+    """Draw what trains: a row per part with its parameters, whether it trains, and its learning rate.
+
+    Example:
+        rich.print(parts_table(model, {"projector": 1e-3}, "pretrain"))
+    """
+    table = Table(title=title, title_justify="left", show_footer=True)
+    counts = {
+        part: sum(parameter.numel() for parameter in parameters.values())
+        for part, parameters in parameters_by_part(model).items()
+    }
+    training = sum(count for part, count in counts.items() if rates.get(part, 0.0) > 0)
+    table.add_column("part", footer="total")
+    table.add_column("parameters", justify="right", footer=f"{sum(counts.values()):,}")
+    table.add_column("", footer=f"{training:,} train")
+    table.add_column("learning rate", justify="right")
+    for part, count in counts.items():
+        rate = rates.get(part, 0.0)
+        state = "none in this model" if not count else "trains" if rate > 0 else "frozen"
+        table.add_row(part, f"{count:,}", state, f"{rate:g}" if count and rate > 0 else "")
+    return table

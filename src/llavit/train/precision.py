@@ -1,0 +1,43 @@
+"""What to compute in: bfloat16 where the hardware multiplies it fast, else float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+_FAST_ON_CPU = ("amx_bf16", "avx512_bf16")
+
+
+def resolve_dtype(wanted: str) -> tuple[torch.dtype, str]:
+    """Choose the dtype to compute in.
+
+    Args:
+        wanted: "auto", "float32" or "bfloat16".
+
+    Returns:
+        the dtype, and the reason in a few words.
+
+    Example:
+        >>> resolve_dtype("float32")
+        (torch.float32, 'as asked')
+    """
+    if wanted != "auto":
+        return getattr(torch, wanted), "as asked"
+    if torch.cuda.is_available():
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16, "this GPU multiplies bfloat16 natively"
+        return torch.float32, "this GPU does not multiply bfloat16 natively"
+    unit = next((flag for flag in _FAST_ON_CPU if flag in _cpu_flags()), None)
+    if unit is not None:
+        return torch.bfloat16, f"this CPU multiplies bfloat16 natively ({unit})"
+    return torch.float32, "this CPU does not multiply bfloat16 natively"
+
+
+def _cpu_flags() -> frozenset[str]:
+    """Read the CPU's features; empty where the system does not tell (then float32 is the safe choice)."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return frozenset()
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())

@@ -1,0 +1,317 @@
+"""A recipe: everything that makes a training run what it is, as YAML over frozen dataclasses.
+
+Read one with `load_recipe`; the YAML files that come with the package are in `recipes/` and are made to be
+copied.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from llavit.train.schema import build, parse_yaml, suggest, to_plain
+
+RECIPES = Path(__file__).parent / "recipes"
+Schedule = Literal["cosine", "linear", "constant", "constant_with_warmup"]
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Which records a stage learns from.
+
+    Attributes:
+        path: the file with the records.
+        image_folder: what image paths are relative to; the file's own folder if not given.
+        limit: use the first so many records only.
+        on_error: "raise" stops at a bad record, "skip" leaves it out and writes it down.
+        max_skipped: with "skip", the number of bad records at which the run stops all the same.
+    """
+
+    path: str
+    image_folder: str | None = None
+    limit: int | None = None
+    on_error: Literal["raise", "skip"] = "raise"
+    max_skipped: int = 100
+
+    def __post_init__(self) -> None:
+        _positive(self, "limit")
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """Peak learning rate of each part of the model; 0 freezes it.
+
+    Attributes:
+        vision_tower: the image encoder.
+        projector: the MLP between tower and LLM.
+        visual_qkv: the visual tokens' own q, k and v projections in the LLM.
+        llm: everything else in the LLM, embeddings and output head included.
+    """
+
+    vision_tower: float = 0.0
+    projector: float = 0.0
+    visual_qkv: float = 0.0
+    llm: float = 0.0
+
+    def __post_init__(self) -> None:
+        rates = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, rate in rates.items():
+            if rate < 0:
+                raise ValueError(f"{name}: expected 0 or more, got {rate}")
+        if not any(rates.values()):
+            raise ValueError(
+                f"every part is frozen, expected a learning rate above 0 for one of {', '.join(rates)}"
+            )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pass of training with one data set and one choice of what trains.
+
+    Attributes:
+        name: the stage's folder in the output.
+        data: what it learns from.
+        learning_rates: peak rate of each part.
+        batch_size: samples per optimizer step, over all micro-batches and processes.
+        micro_batch_size: samples per forward pass and process; changes memory and speed, not the result.
+        steps: optimizer steps; where given, it counts instead of `epochs`.
+        epochs: passes over the data; a fraction is fine.
+        schedule: how the rates go on after warm-up.
+        warmup_ratio: share of the steps in which the rates rise from 0 to their peak.
+        weight_decay: AdamW's; not applied to norms and biases.
+        max_grad_norm: gradients are scaled down to this norm; 0 leaves them alone.
+        max_length: longer samples are cut, in tokens; images never are.
+        gradient_checkpointing: run each layer again in the backward pass instead of keeping its activations.
+        save_every: optimizer steps between checkpoints to resume from; without it a stage starts again.
+        keep_checkpoints: how many of them are kept.
+        workers: processes that read and encode samples; 0 does it in the training process.
+    """
+
+    name: str
+    data: DataSpec
+    learning_rates: LearningRates
+    batch_size: int
+    micro_batch_size: int | None = None
+    steps: int | None = None
+    epochs: float = 1.0
+    schedule: Schedule = "cosine"
+    warmup_ratio: float = 0.03
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    max_length: int | None = None
+    gradient_checkpointing: bool = False
+    save_every: int | None = None
+    keep_checkpoints: int = 1
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name != Path(self.name).name or self.name.startswith("."):
+            raise ValueError(f"name: expected the name of a folder, got {self.name!r}")
+        names = (
+            "batch_size",
+            "micro_batch_size",
+            "steps",
+            "epochs",
+            "max_length",
+            "save_every",
+            "keep_checkpoints",
+        )
+        _positive(self, *names)
+        if self.batch_size % self.micro:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro}"
+            )
+        if not 0 <= self.warmup_ratio < 1:
+            raise ValueError(f"warmup_ratio: expected 0 <= ratio < 1, got {self.warmup_ratio}")
+
+    @property
+    def micro(self) -> int:
+        """Samples per forward pass."""
+        return self.micro_batch_size or self.batch_size
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What the first stage starts from: a vision tower and an LLM to join, or a checkpoint.
+
+    Attributes:
+        vision: vision tower: a folder, a hub id or `starter:tower`.
+        llm: LLM: a folder, a hub id or `starter:llm`.
+        vision_feature_layer: tower layers whose features are concatenated; a single one is LLaVA's way.
+        visual_qkv: visual tokens have their own q, k and v projections.
+        bidirectional_visual_attention: visual tokens of an image see each other in both directions.
+        image_size: side of the square image, in pixels; the tower's own if not given.
+        checkpoint: a LLaViT or LLaVA folder or hub id, instead of all of the above.
+    """
+
+    vision: str | None = None
+    llm: str | None = None
+    vision_feature_layer: int | tuple[int, ...] = -2
+    visual_qkv: bool = True
+    bidirectional_visual_attention: bool = True
+    image_size: int | None = None
+    checkpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        _positive(self, "image_size")
+        if self.checkpoint is not None:
+            given = [
+                f.name for f in fields(self) if f.name != "checkpoint" and getattr(self, f.name) != f.default
+            ]
+            if given:
+                raise ValueError(
+                    f"checkpoint stands alone: its config decides {', '.join(given)}, leave them out"
+                )
+        elif self.vision is None or self.llm is None:
+            raise ValueError("expected `vision` and `llm`, or `checkpoint`")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training run.
+
+    Attributes:
+        name: what to call it; the output folder is `runs/NAME` if `output` isn't given.
+        model: what the first stage starts from.
+        stages: in order; each starts from the result of the one before.
+        seed: of weights that start at random and of the order of the data.
+        dtype: what the model computes in; weights and optimizer are float32 either way. "auto" is bfloat16
+            where the hardware multiplies it fast.
+        output: folder of the run.
+    """
+
+    name: str
+    model: ModelSpec
+    stages: tuple[Stage, ...]
+    seed: int = 0
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        names = [stage.name for stage in self.stages]
+        if not names:
+            raise ValueError("stages: expected at least one")
+        if len(set(names)) < len(names):
+            raise ValueError(f"stages: expected a different name for each, got {', '.join(names)}")
+
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return Path(self.output or f"runs/{self.name}")
+
+    def to_yaml(self) -> str:
+        """Write every value down, defaults included; `load_recipe` reads it back to an equal recipe."""
+        return yaml.safe_dump(to_plain(self), sort_keys=False, allow_unicode=True)
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A recipe that comes with the package."""
+
+    name: str
+    path: Path
+    about: str
+
+
+def shipped_recipes() -> list[Shipped]:
+    """List the recipes that come with the package; the first comment line says what each is for.
+
+    Example:
+        >>> [recipe.name for recipe in shipped_recipes()]
+        ['llava15-llavit', 'starter']
+    """
+    found = []
+    for path in sorted(RECIPES.glob("*.yaml")):
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        found.append(Shipped(path.stem, path, first.lstrip("# ")))
+    return found
+
+
+def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        source: a YAML file, or the name of a recipe that comes with the package.
+        overrides: `KEY=VALUE`, each; the value is read as YAML. Keys are joined by dots, and a stage is named
+            or
+            counted: `stages.pretrain.steps=3`, `stages.0.learning_rates.llm=2e-5`.
+
+    Raises:
+        FileNotFoundError: neither a file nor a known name.
+        ValueError: anything wrong with the content; names the file, the key, what was expected and got.
+
+    Example:
+        >>> load_recipe("starter", ["seed=1", "stages.pretrain.batch_size=8", "stages.0.steps=3"]).seed
+        1
+    """
+    path = _find(source)
+    where = str(source)
+    values = parse_yaml(path.read_text(encoding="utf-8"), where)
+    for override in overrides:
+        _apply(values, override)
+        where += f" --set {override}"
+    return build(Recipe, values, where)
+
+
+def _find(source: str | Path) -> Path:
+    shipped = {recipe.name: recipe.path for recipe in shipped_recipes()}
+    if Path(source).is_file():
+        return Path(source)
+    if str(source) in shipped:
+        return shipped[str(source)]
+    near = difflib.get_close_matches(str(source), shipped, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"recipes that come with the package: {', '.join(shipped)}"
+    raise FileNotFoundError(f"no such recipe file: {source}; {hint}")
+
+
+def _apply(values: Any, override: str) -> None:
+    """Set one value of the plain YAML values; whether the key exists is the schema's business."""
+    where = f"--set {override}"
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ValueError(f"{where}: expected KEY=VALUE, like stages.0.steps=3")
+    *parents, last = key.strip().split(".")
+    target = values
+    for depth, part in enumerate(parents):
+        target = _step(target, part, where, ".".join(parents[:depth]))
+    value = parse_yaml(text, where)
+    if isinstance(target, list):
+        target[_position(target, last, where, ".".join(parents))] = value
+    elif isinstance(target, dict):
+        target[last] = value
+    else:
+        raise ValueError(f"{where}: {'.'.join(parents)} is a single value, it has no {last!r}")
+
+
+def _step(target: Any, part: str, where: str, path: str) -> Any:
+    if isinstance(target, list):
+        return target[_position(target, part, where, path)]
+    if not isinstance(target, dict):
+        raise ValueError(f"{where}: {path} is a single value, it has no {part!r}")
+    if target.get(part) is None:
+        target[part] = {}
+    return target[part]
+
+
+def _position(items: list[Any], part: str, where: str, path: str) -> int:
+    """Find an item of a list by its number or by its name."""
+    names = [str(item.get("name")) for item in items if isinstance(item, dict)]
+    if part in names:
+        return names.index(part)
+    if part.isdigit() and int(part) < len(items):
+        return int(part)
+    raise ValueError(
+        f"{where}: {path} has no {part!r}, {suggest(part, [*names, *map(str, range(len(items)))])}"
+    )
+
+
+def _positive(spec: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(spec, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"{name}: expected more than 0, got {value}")

@@ -1,0 +1,188 @@
+"""Train a recipe: its stages in order, each from the result of the one before."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers import set_seed
+
+from llavit import LlavitForConditionalGeneration, LlavitProcessor, build_llavit
+from llavit.data import Collator, ConversationDataset, SkipLog, open_reader
+from llavit.data.readers import Reader
+from llavit.progress import quiet_transformers
+from llavit.train.parts import freeze, parts_table
+from llavit.train.precision import resolve_dtype
+from llavit.train.progress import StageProgress, StepLog
+from llavit.train.recipe import ModelSpec, Recipe, Stage
+from llavit.train.schema import to_plain
+from llavit.train.store import StageStore, digest, stage_identity, write_text
+from llavit.train.trainer import LlavitTrainer, checkpoints, training_arguments
+
+logger = logging.getLogger("llavit")
+
+STEP_LOG = "train_log.jsonl"
+SKIPPED = "skipped.jsonl"
+
+
+def train(
+    recipe: Recipe, *, output: str | Path | None = None, progress: bool = True, resume: bool = True
+) -> Path:
+    """Train all stages of a recipe.
+
+    Called again, it skips the stages that are finished and resumes the one that is not from its newest
+    checkpoint (see `save_every`), with the same losses to the bit as a run that was never stopped.
+
+    Args:
+        recipe: of `load_recipe`.
+        output: folder of the run; the recipe's own if not given.
+        progress: show what trains, and a progress bar.
+        resume: False asks for a run from the start, and is an error where the folder already holds one.
+
+    Returns:
+        the folder of the last stage's model and processor. Each stage has one: `OUTPUT/STAGE`, with
+        `train_log.jsonl` (a line per step) and, if records were left out, `skipped.jsonl`.
+
+    Raises:
+        ValueError: the folder holds another training, or a data record is bad.
+        FileNotFoundError: data or model files are missing.
+        FloatingPointError: the loss stopped being finite.
+
+    Example:
+        folder = train(load_recipe("starter", ["stages.pretrain.steps=100"]), output="runs/try")
+        model = LlavitForConditionalGeneration.from_pretrained(folder)
+    """
+    folder = Path(output) if output is not None else recipe.folder
+    first = os.environ.get("RANK", "0") == "0"
+    console = Console(stderr=True, quiet=not (progress and first))
+    names = [name for stage in recipe.stages for name in (stage.name, f"{stage.name}.work")]
+    if first and not resume and any((folder / name).exists() for name in names):
+        raise ValueError(f"{folder} already holds a run; choose another output folder, or resume")
+
+    # All data files are looked at first: a typo in the last stage shows now, not after the first one.
+    readers = [open_reader(s.data.path, s.data.image_folder, s.data.limit) for s in recipe.stages]
+    stores: list[StageStore] = []
+    before: str | None = None
+    for index, (stage, reader) in enumerate(zip(recipe.stages, readers, strict=True)):
+        identity = stage_identity(recipe, index, reader.fingerprint, before)
+        stores.append(StageStore(folder, stage, identity))
+        before = digest(identity)
+    finished = [store.finished() for store in stores]
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if first:
+        write_text(folder / "recipe.yaml", replace(recipe, output=str(folder)).to_yaml())
+    dtype, reason = resolve_dtype(recipe.dtype)
+    logger.info("computing in %s: %s", str(dtype).removeprefix("torch."), reason)
+    for index, stage in enumerate(recipe.stages):
+        if finished[index]:
+            console.print(
+                f"{stage.name}: finished before, in {stores[index].result}", highlight=False, soft_wrap=True
+            )
+            continue
+        set_seed(recipe.seed)
+        with quiet_transformers():
+            model, processor = _start(recipe.model) if index == 0 else _load(stores[index - 1].result)
+            _run_stage(stage, readers[index], stores[index], model, processor, recipe.seed, dtype, console)
+        del model
+    return stores[-1].result
+
+
+def _run_stage(
+    stage: Stage,
+    reader: Reader,
+    store: StageStore,
+    model: Any,
+    processor: Any,
+    seed: int,
+    dtype: torch.dtype,
+    console: Console,
+) -> None:
+    """Train one stage and publish its folder."""
+    store.begin()
+    rates = to_plain(stage.learning_rates)
+    freeze(model, rates)
+    console.print(parts_table(model, rates, f"Stage {stage.name}: {len(reader):,} records"))
+    if stage.gradient_checkpointing:
+        enable = (
+            getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        )
+        enable()
+
+    data = ConversationDataset(reader, processor, max_length=stage.max_length, on_error=stage.data.on_error)
+    skip_log = SkipLog(store.work / SKIPPED, max_skipped=stage.data.max_skipped)
+    args = training_arguments(stage, store.work, records=len(reader), seed=seed, dtype=dtype)
+    bar = StageProgress(stage.name, console)
+    trainer = LlavitTrainer(
+        model,
+        stage,
+        args,
+        data,
+        Collator(processor.tokenizer.pad_token_id),
+        skip_log,
+        callbacks=[StepLog(store.work / STEP_LOG), bar],
+    )
+    done = checkpoints(store.work)
+    if done:
+        console.print(f"{stage.name}: resuming from {done[-1].name}", highlight=False)
+    try:
+        trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
+    finally:
+        bar.close()
+    if len(skip_log):
+        console.print(
+            f"{stage.name}: {len(skip_log)} bad records were left out, see {SKIPPED}", highlight=False
+        )
+
+    result = store.work / "result"
+    shutil.rmtree(result, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    trainer.save_model(str(result))
+    if trainer.is_world_process_zero():
+        (result / "training_args.bin").unlink(missing_ok=True)  # a pickle; recipe.yaml says it all
+        processor.save_pretrained(result)
+        for name in (STEP_LOG, SKIPPED):
+            if (store.work / name).exists():
+                shutil.copyfile(store.work / name, result / name)
+        store.publish(result)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _start(spec: ModelSpec) -> tuple[Any, Any]:
+    """Make the model that the first stage starts from, with float32 weights."""
+    if spec.checkpoint is not None:
+        return _load(spec.checkpoint)
+    assert spec.vision is not None and spec.llm is not None  # ModelSpec checked
+    layers = spec.vision_feature_layer
+    return build_llavit(
+        _starter(spec.vision),
+        _starter(spec.llm),
+        vision_feature_layer=layers if isinstance(layers, int) else list(layers),
+        visual_qkv=spec.visual_qkv,
+        bidirectional_visual_attention=spec.bidirectional_visual_attention,
+        image_size=spec.image_size,
+        dtype=torch.float32,
+    )
+
+
+def _load(source: str | Path) -> tuple[Any, Any]:
+    model = LlavitForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
+    return model, LlavitProcessor.from_pretrained(source)
+
+
+def _starter(source: str) -> str | Path:
+    """Resolve `starter:llm` and `starter:tower`; anything else is a folder or a hub id."""
+    if not source.startswith("starter:"):
+        return source
+    from llavit.starter import weights
+
+    known = {"starter:llm": weights.starter_llm, "starter:tower": weights.starter_tower}
+    if source not in known:
+        raise ValueError(f"unknown starter part {source!r}, expected one of {', '.join(known)}")
+    return known[source]()

@@ -1,0 +1,126 @@
+"""The folder of a run: what is finished, what is under way, and whether it is the same training.
+
+    OUT/recipe.yaml             every value of the recipe
+    OUT/STAGE/                  the result of a finished stage: model, processor, train_log.jsonl, stage.json
+    OUT/STAGE.work/             a stage under way: checkpoint-N, train_log.jsonl, stage.json
+
+`OUT/STAGE` appears in one rename, so it is whole wherever it is seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from llavit.train.recipe import Recipe, Stage
+from llavit.train.schema import to_plain
+
+RECORD = "stage.json"
+_HOW_NOT_WHAT = ("micro_batch_size", "gradient_checkpointing", "save_every", "keep_checkpoints", "workers")
+"""Keys of a stage that change how it is computed, not what comes out: they may differ when it is resumed."""
+
+
+def stage_identity(recipe: Recipe, index: int, fingerprint: str, before: str | None) -> dict[str, Any]:
+    """Collect all that decides what comes out of a stage.
+
+    Args:
+        recipe: the whole recipe.
+        index: which stage.
+        fingerprint: of the records; stands for their path, which may move.
+        before: `digest` of the stage before, None for the first.
+    """
+    stage = {key: value for key, value in to_plain(recipe.stages[index]).items() if key not in _HOW_NOT_WHAT}
+    stage["data"] = {**stage["data"], "path": None, "records": fingerprint}
+    start = {"model": to_plain(recipe.model)} if before is None else {"the stage before": before}
+    return {**start, "seed": recipe.seed, "dtype": recipe.dtype, "stage": stage}
+
+
+def digest(identity: dict[str, Any]) -> str:
+    """Shorten an identity to one word."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class StageStore:
+    """One stage's folders.
+
+    Args:
+        output: folder of the run.
+        stage: the recipe's stage.
+        identity: of `stage_identity`.
+    """
+
+    def __init__(self, output: Path, stage: Stage, identity: dict[str, Any]):
+        self.result = output / stage.name
+        self.work = output / f"{stage.name}.work"
+        self.identity = identity
+
+    def finished(self) -> bool:
+        """Say whether the result is there.
+
+        Raises:
+            ValueError: a folder is there that holds something else: another training, or none at all.
+        """
+        if not self.result.exists():
+            return False
+        self._check(self.result)
+        shutil.rmtree(
+            self.work, ignore_errors=True
+        )  # left by a run that was killed between its last two lines
+        return True
+
+    def begin(self) -> None:
+        """Open the working folder, new or as a killed run left it.
+
+        Raises:
+            ValueError: it belongs to another training.
+        """
+        if (self.work / RECORD).exists():
+            self._check(self.work)
+            return
+        self.work.mkdir(parents=True, exist_ok=True)
+        write_text(self.work / RECORD, json.dumps(self.identity, indent=2))
+
+    def publish(self, folder: Path) -> None:
+        """Make a complete folder the stage's result and clear up."""
+        write_text(folder / RECORD, json.dumps(self.identity, indent=2))
+        os.replace(folder, self.result)
+        shutil.rmtree(self.work)
+
+    def _check(self, folder: Path) -> None:
+        record = folder / RECORD
+        if not record.is_file():
+            raise ValueError(
+                f"{folder} exists and was not made by a training run; choose another output folder"
+            )
+        made_with = json.loads(record.read_text(encoding="utf-8"))
+        changes = differences(made_with, json.loads(json.dumps(self.identity)))
+        if changes:
+            raise ValueError(
+                f"{folder} comes from another training:\n  " + "\n  ".join(changes) + "\n"
+                f"Choose another output folder, or delete {folder} to train it again."
+            )
+
+
+def differences(there: Any, here: Any, path: str = "") -> list[str]:
+    """List what differs between two nested values.
+
+    Example:
+        >>> differences({"seed": 0, "stage": {"steps": 3}}, {"seed": 0, "stage": {"steps": 4}})
+        ['stage.steps: 3 there, 4 here']
+    """
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = sorted({*there, *here})
+        pairs = [(key, there.get(key), here.get(key)) for key in keys]
+        return [line for key, a, b in pairs for line in differences(a, b, f"{path}.{key}" if path else key)]
+    return [] if there == here else [f"{path}: {there} there, {here} here"]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is seen whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,256 @@
+"""transformers' Trainer, with what LLaViT's stages need and it does not have.
+
+- a learning rate per part of the model, 0 = frozen (`parts.py`);
+- the loss over supervised tokens only, divided by their number over all micro-batches and processes;
+- a stop before the optimizer step when loss or gradient is not finite, with the samples that caused it;
+- an order of samples that depends on the seed alone (`order.py`);
+- checkpoints that are whole or absent.
+
+There is no evaluation here: that is another room's work.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from llavit.data import Collator, SkipLog
+from llavit.train.order import SeededOrder
+from llavit.train.parts import freeze, optimizer_groups
+from llavit.train.recipe import Stage
+from llavit.train.schema import to_plain
+
+_NAMED_SAMPLES = 8
+
+
+def world_size() -> int:
+    """Give the number of processes that train together (as set by `torchrun` or `accelerate launch`)."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def total_samples(stage: Stage, records: int) -> int:
+    """Give the number of samples that a stage draws from its records.
+
+    Example:
+        total_samples(stage, records=558_128)
+    """
+    return (
+        stage.steps * stage.batch_size if stage.steps is not None else max(1, round(stage.epochs * records))
+    )
+
+
+def training_arguments(
+    stage: Stage, folder: Path, *, records: int, seed: int, dtype: torch.dtype
+) -> TrainingArguments:
+    """Translate a stage into transformers' arguments.
+
+    Args:
+        stage: the recipe's stage.
+        folder: where checkpoints go.
+        records: size of the data set.
+        seed: of everything random.
+        dtype: to compute in; bfloat16 is autocast over float32 weights.
+
+    Raises:
+        ValueError: the batch does not divide into micro-batches over all processes.
+    """
+    processes = world_size()
+    if stage.batch_size % (stage.micro * processes):
+        raise ValueError(
+            f"stage {stage.name}: batch_size {stage.batch_size} does not divide into micro-batches of {stage.micro} "
+            f"on {processes} processes; set micro_batch_size so that it does"
+        )
+    steps = math.ceil(total_samples(stage, records) / stage.batch_size)
+    args = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=stage.micro,
+        gradient_accumulation_steps=stage.batch_size // (stage.micro * processes),
+        num_train_epochs=1,  # SeededOrder holds the passes over the data
+        learning_rate=max(to_plain(stage.learning_rates).values()),
+        lr_scheduler_type=stage.schedule,
+        warmup_steps=math.ceil(stage.warmup_ratio * steps),
+        max_grad_norm=stage.max_grad_norm,
+        seed=seed,
+        bf16=dtype is torch.bfloat16,
+        use_cpu=not torch.accelerator.is_available(),
+        save_strategy="steps" if stage.save_every else "no",
+        save_steps=stage.save_every or 1,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # a loss that is not finite stops the run instead
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,  # sample ids travel with the batch
+        dataloader_num_workers=stage.workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,  # the model keeps every part in the graph of every batch
+    )
+    args._n_gpu = min(
+        args.n_gpu, 1
+    )  # else one process with several GPUs gets DataParallel, which cuts batches
+    return args
+
+
+class LlavitTrainer(Trainer):
+    """Trains one stage.
+
+    Args:
+        model: with float32 weights; its parts are frozen or not by `stage.learning_rates`.
+        stage: the recipe's stage.
+        args: of `training_arguments`.
+        dataset: items for the collator.
+        collator: makes batches.
+        skip_log: takes the records that were left out.
+        callbacks: see each step's `loss`, `grad_norm`, `lr_PART`, `seconds`, `samples` and
+            `supervised_tokens` in `on_log`.
+
+    Example:
+        args = training_arguments(stage, folder, records=len(dataset), seed=0, dtype=torch.float32)
+        LlavitTrainer(model, stage, args, dataset, collator, SkipLog(max_skipped=0)).train()
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        stage: Stage,
+        args: TrainingArguments,
+        dataset: Dataset[Any],
+        collator: Collator,
+        skip_log: SkipLog,
+        callbacks: list[TrainerCallback] | None = None,
+    ):
+        self.stage = stage
+        self.rates: Mapping[str, float] = to_plain(stage.learning_rates)
+        self.skip_log = skip_log
+        freeze(model, self.rates)
+        cache = model.config.__dict__.get("use_cache")
+        super().__init__(model, args, data_collator=collator, train_dataset=dataset, callbacks=callbacks)
+        self.remove_callback(PrinterCallback)
+        # Trainer writes use_cache=False into the configuration, where it would be saved and slow down answers.
+        if cache is None:
+            model.config.__dict__.pop("use_cache", None)
+        else:
+            model.config.use_cache = cache
+        self._checkpoints_under: str | None = None
+        self._losses: list[torch.Tensor] = []
+        self._sample_ids: list[str] = []
+        self._measured: dict[str, float] = {}
+        self._step_began = time.perf_counter()
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Make AdamW with a learning rate per part."""
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = kind(optimizer_groups(model, self.rates, self.stage.weight_decay), **options)
+        return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SeededOrder:
+        records = len(self.train_dataset)  # type: ignore[arg-type]
+        return SeededOrder(records, total_samples(self.stage, records), self.args.seed)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """Collect the micro-batches of one step; count samples and supervised tokens over all processes."""
+        self._step_began = time.perf_counter()
+        self._losses, self._sample_ids = [], []
+        batches, tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
+        for batch in batches:
+            self.skip_log.add(batch.pop("skipped"))
+        samples = sum(len(batch["sample_ids"]) for batch in batches)
+        if self.args.world_size > 1:
+            samples = self.accelerator.reduce(torch.tensor(samples, device=device)).item()
+        assert isinstance(
+            tokens, torch.Tensor
+        )  # counted, as batches have labels and the model takes the count
+        self._measured = {"samples": samples, "supervised_tokens": int(tokens)}
+        return batches, tokens.clamp(min=1)  # none where every record of the step was left out: the loss is 0
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Run one micro-batch forward and backward; after the last of a step, check the losses.
+
+        Raises:
+            FloatingPointError: a loss is not finite; names the samples. The weights are those of the last
+                good step.
+        """
+        self._sample_ids += inputs.pop("sample_ids")
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._losses.append(loss)
+        if len(self._losses) == self.current_gradient_accumulation_steps:
+            if not torch.stack(self._losses).isfinite().all():
+                raise self._not_finite("loss", torch.stack(self._losses).sum().item())
+            groups = self.optimizer.param_groups if self.optimizer is not None else ()
+            self._measured |= {f"lr_{group['part']}": group["lr"] for group in groups}
+        return loss
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Compute the loss without logits that nobody looks at, and without a cache."""
+        return super().compute_loss(
+            model, {**inputs, "supervised_logits_only": True, "use_cache": False}, *args, **kwargs
+        )
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        if not math.isfinite(norm):
+            raise self._not_finite("gradient norm", float(norm))
+        return norm
+
+    def _not_finite(self, what: str, value: float) -> FloatingPointError:
+        more = len(self._sample_ids) - _NAMED_SAMPLES
+        names = ", ".join(self._sample_ids[:_NAMED_SAMPLES]) + (f" and {more} more" if more > 0 else "")
+        return FloatingPointError(
+            f"stage {self.stage.name}, step {self.state.global_step + 1}: the {what} is {value}, so training stopped "
+            f"before the optimizer used it. Samples of this step: {names}. Look at these samples, or lower the "
+            "learning rate."
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what was measured about the step."""
+        if "loss" in logs:
+            logs.pop("learning_rate", None)  # that of the first group only
+            logs |= self._measured | {"seconds": time.perf_counter() - self._step_began}
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Say nothing: transformers' estimate (6 x tokens x parameters) is wrong with frozen parts and images."""
+        return 0
+
+    # Checkpoints: written beside, then renamed, so that one that can be seen is whole.
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._checkpoints_under or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(super()._get_output_dir(trial))
+        unfinished = folder / "unfinished"
+        self._checkpoints_under = str(unfinished)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._checkpoints_under = None
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            name = f"checkpoint-{self.state.global_step}"
+            shutil.rmtree(folder / name, ignore_errors=True)
+            os.replace(unfinished / name, folder / name)
+            shutil.rmtree(unfinished)
+            for old in checkpoints(folder)[: -self.stage.keep_checkpoints]:
+                shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """List the whole checkpoints in a folder, oldest first."""
+    found = [path for path in folder.glob("checkpoint-*") if path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
