@@ -1,0 +1,201 @@
+"""Processor: images anywhere, one count of visual tokens, labels from the template, errors that help."""
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor, CLIPImageProcessorPil
+
+from llavit import LlavitProcessor
+from llavit.model.chat import DEFAULT_CHAT_TEMPLATE, render_with_spans
+from llavit.model.processor import IGNORED
+from tests.tiny import SIDE, tokenizer
+
+PER_IMAGE = 4  # 16 px, patches of 8
+
+
+def processor(template: str | None = "own", **options) -> LlavitProcessor:
+    words = tokenizer()
+    words.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    if template != "own":
+        words.chat_template = template
+    size = {"height": SIDE, "width": SIDE}
+    return LlavitProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=size),
+        words,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        **options,
+    )
+
+
+def picture(colour: str = "red") -> Image.Image:
+    return Image.new("RGB", (20, 30), colour)
+
+
+def image(colour: str = "red") -> dict:
+    return {"type": "image", "image": picture(colour)}
+
+
+def text(words: str) -> dict:
+    return {"type": "text", "text": words}
+
+
+def user(*parts) -> dict:
+    return {"role": "user", "content": list(parts)}
+
+
+def said(words: str) -> dict:
+    return {"role": "assistant", "content": words}
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([image(), text("What?")], "<image>\nWhat?"),
+        ([image(), text("\nWhat?")], "<image>\nWhat?"),
+        ([text("Look: "), image(), text(" and "), image()], "Look: <image> and <image>"),
+        ([image(), image(), text("Compare.")], "<image><image>\nCompare."),
+        ([text("No picture.")], "No picture."),
+    ],
+)
+def test_images_stand_where_the_message_has_them(parts, expected):
+    assert processor().render([user(*parts)]) == f"<s>user: {expected}</s>"
+
+
+def test_a_tokenizer_without_template_gets_the_documented_default():
+    ours = processor(template=None)
+    rendered = ours.render([user(image(), text("What?")), said("A cat.")], add_generation_prompt=False)
+    assert rendered == "USER: <image>\nWhat?\nASSISTANT: A cat.</s>\n"
+    assert DEFAULT_CHAT_TEMPLATE in ours.chat_template
+
+
+def test_a_template_that_knows_images_is_left_alone():
+    template = "{% for m in messages %}{% for p in m['content'] %}{% if p['type'] == 'image' %}<image>{% endif %}{% endfor %}{% endfor %}"
+    assert processor(chat_template=template).chat_template == template
+
+
+def test_labels_are_what_the_assistant_says_and_its_end_of_turn():
+    ours = processor()
+    encoded = ours.encode(
+        [user(image(), text("What?")), said("A cat."), user(text("Sure?")), said("Yes.")], return_labels=True
+    )
+    labels, ids = encoded["labels"], encoded["input_ids"]
+    assert ours.decode(labels[labels != IGNORED]) == "A cat.</s>Yes.</s>"
+    assert torch.equal(labels[labels != IGNORED], ids[labels != IGNORED])
+
+
+def test_labels_follow_generation_marks_where_the_template_has_them():
+    template = (
+        "{% for m in messages %}{{ m['role'] }}: {% if m['role'] == 'assistant' %}"
+        "{% generation %}{{ m['content'] }}{% endgeneration %}{% else %}{{ m['content'] }}{% endif %}\n{% endfor %}"
+    )
+    ours = processor(template=template)
+    encoded = ours.encode([user(text("What?")), said("A cat.")], return_labels=True)
+    assert ours.decode(encoded["labels"][encoded["labels"] != IGNORED]) == "A cat."
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused_with_the_remedy():
+    template = "{% for m in messages %}{% if loop.last or m['role'] != 'assistant' %}{{ m['content'] }}|{% endif %}{% endfor %}"
+    ours = processor(template=template)
+    with pytest.raises(ValueError, match="generation"):
+        render_with_spans(ours, [user(text("a")), said("b"), user(text("c")), said("d")])
+
+
+def test_each_image_has_its_own_id_and_its_own_number_of_tokens():
+    encoded = processor().encode([user(text("a "), image(), image("blue"), text(" b")), said("c")])
+    assert encoded["pixel_values"].shape == (2, 3, SIDE, SIDE)
+    ids = encoded["image_ids"]
+    assert (ids == 0).sum() == (ids == 1).sum() == PER_IMAGE
+    assert ((ids >= 0) == (encoded["input_ids"] == processor().image_token_id)).all()
+
+
+def test_encode_and_apply_chat_template_give_the_same_tokens_and_pixels():
+    ours = processor()
+    messages = [user(text("see "), image(), text(" and "), image("blue")), said("ok"), user(text("then?"))]
+    encoded = ours.encode(messages, add_generation_prompt=True)
+    standard = ours.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    assert torch.equal(standard["input_ids"][0], encoded["input_ids"])
+    assert torch.equal(standard["pixel_values"], encoded["pixel_values"])
+
+
+def test_one_function_counts_tokens_everywhere():
+    ours = processor()
+    assert ours.image_seq_length == PER_IMAGE
+    assert (
+        ours._get_num_multimodal_tokens(image_sizes=[(30, 20), (8, 8)])["num_image_tokens"] == [PER_IMAGE] * 2
+    )
+    assert ours(images=[picture()], text="<image>")["input_ids"][0].count(ours.image_token_id) == PER_IMAGE
+
+
+def test_a_text_only_conversation_has_no_pixels():
+    assert "pixel_values" not in processor().encode([user(text("hi")), said("ho")])
+
+
+@pytest.mark.parametrize("images", [None, [], [picture()], [picture()] * 3])
+def test_a_wrong_number_of_images_says_expected_and_got(images):
+    with pytest.raises(ValueError, match=rf"the text has 2 <image> tokens, {len(images or [])} images"):
+        processor()(images=images, text="<image> and <image>")
+
+
+def test_an_image_token_in_plain_text_is_named_with_its_sample():
+    with pytest.raises(
+        ValueError, match=r"sample 7: number of images: the text has 2 .* the messages have 1"
+    ):
+        processor().encode([user(image(), text("what does <image> mean?"))], name="sample 7")
+
+
+def test_an_unreadable_image_is_named(tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"not a picture")
+    for path in (broken, tmp_path / "missing.png"):
+        with pytest.raises(ValueError, match=rf"sample 7: cannot read image .*{path.name}"):
+            processor().encode([user({"type": "image", "image": str(path)}, text("?"))], name="sample 7")
+    with pytest.raises(ValueError, match="expected an image as PIL.Image or path, got int"):
+        processor().encode([user({"type": "image", "image": 3})])
+
+
+def test_text_past_max_length_is_cut_but_an_image_never():
+    ours = processor()
+    messages = [user(image(), text("?")), said("a long answer")]
+    full = ours.encode(messages, return_labels=True)
+    length = len(full["input_ids"])
+    cut = ours.encode(messages, return_labels=True, max_length=length - 3)
+    assert torch.equal(cut["input_ids"], full["input_ids"][:-3])
+    late = [user(text("a" * 20), image()), said("b")]
+    with pytest.raises(
+        ValueError, match=r"s1: expected at most max_length=20 tokens, got \d+; its images end at"
+    ):
+        ours.encode(late, return_labels=True, max_length=20, name="s1")
+    with pytest.raises(ValueError, match="a prompt is not cut"):
+        ours.encode(messages, max_length=length - 3)
+
+
+def test_nothing_to_learn_from_is_an_error_that_names_the_sample():
+    with pytest.raises(ValueError, match="s2: nothing to learn from"):
+        processor().encode([user(text("hi"))], return_labels=True, name="s2")
+
+
+def test_the_processor_survives_saving(tmp_path):
+    ours = processor()
+    from tests.model.families import config_of
+
+    ours.save_pretrained(tmp_path)
+    config_of("llama").save_pretrained(tmp_path)
+    again = AutoProcessor.from_pretrained(tmp_path)
+    assert type(again) is LlavitProcessor
+    messages = [user(text("see "), image()), said("ok")]
+    for key, value in ours.encode(messages, return_labels=True).items():
+        assert torch.equal(value, again.encode(messages, return_labels=True)[key]), key
+
+
+def test_an_upright_picture_is_made_of_a_rotated_one(tmp_path):
+    turned = Image.new("RGB", (4, 8))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    from llavit.model.images import load_image
+
+    assert load_image(tmp_path / "turned.jpg").size == (8, 4)
