@@ -45,7 +45,9 @@ def test_the_resolved_recipe_reads_back_equal(recipe_file, tmp_path):
 
 def test_an_unknown_key_names_the_nearest_one_and_the_file(recipe_file):
     recipe_file.write_text(PLAIN.replace("batch_size: 8", "batchsize: 8"))
-    with pytest.raises(ValueError, match=r"try.yaml: stages\[0\].batchsize: unknown key, did you mean `batch_size`"):
+    with pytest.raises(
+        ValueError, match=r"try.yaml: stages\[0\].batchsize: unknown key, did you mean `batch_size`"
+    ):
         load_recipe(recipe_file)
 
 
@@ -59,8 +61,14 @@ def test_an_unknown_key_names_the_nearest_one_and_the_file(recipe_file):
         ("stages.0.data.path=", r"stages\[0\].data.path: expected a text, got nothing"),
         ("stages.0.schedule=cosin", r"stages\[0\].schedule: expected one of cosine, linear, .* got 'cosin'"),
         ("model.visual_qkv=1", r"model.visual_qkv: expected true or false, got 1 \(int\)"),
-        ("model.vision_feature_layer=last", "model.vision_feature_layer: expected a whole number or a list of"),
-        ("model.vision_feature_layer=[1, two]", r"vision_feature_layer\[1\]: expected a whole number, got 'two'"),
+        (
+            "model.vision_feature_layer=last",
+            "model.vision_feature_layer: expected a whole number or a list of",
+        ),
+        (
+            "model.vision_feature_layer=[1, two]",
+            r"vision_feature_layer\[1\]: expected a whole number, got 'two'",
+        ),
         ("stages=3", r"stages: expected a list of .*, got 3 \(int\)"),
         ("stages.0.data=d.json", r"stages\[0\].data: expected keys and values, got 'd.json'"),
     ],
@@ -83,7 +91,10 @@ def test_a_wrong_type_says_what_was_expected_and_got(recipe_file, override, mess
         ("stages.1.name=a/b", "name: expected the name of a folder, got 'a/b'"),
         ("stages=[]", "stages: expected at least one"),
         ("model.vision=null", "model: expected `vision` and `llm`, or `checkpoint`"),
-        ("model.checkpoint=folder", "checkpoint stands alone: its config decides vision, llm, vision_feature_layer"),
+        (
+            "model.checkpoint=folder",
+            "checkpoint stands alone: its config decides vision, llm, vision_feature_layer",
+        ),
         ("stages.0.data={limit: 3}", r"stages\[0\].data.path: missing"),
     ],
 )

@@ -1,0 +1,262 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+
+from llavit import LlavitForConditionalGeneration, LlavitProcessor
+from llavit.train import precision
+from llavit.train.parts import parameters_by_part
+from llavit.train.progress import read_step_log
+from llavit.train.recipe import load_recipe
+from llavit.train.run import train
+from llavit.train.trainer import LlavitTrainer
+
+KILLED = """
+import os, signal, sys
+from llavit.train.recipe import load_recipe
+from llavit.train.run import train
+from llavit.train.trainer import LlavitTrainer
+
+step = LlavitTrainer.training_step
+def until(self, *args):
+    if self.state.global_step == {steps}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *args)
+LlavitTrainer.training_step = until
+train(load_recipe({recipe!r}, {overrides!r}), output={output!r}, progress=False)
+"""
+
+
+def losses(folder):
+    rows = read_step_log(folder / "train_log.jsonl")
+    return [(row["step"], row["loss"], row["grad_norm"], row["lr_projector"]) for row in rows]
+
+
+def weights(folder):
+    model = LlavitForConditionalGeneration.from_pretrained(folder)
+    return {
+        part: {name: parameter.detach() for name, parameter in parameters.items()}
+        for part, parameters in parameters_by_part(model).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    """Both stages, trained once."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    result = train(tiny.recipe(), output=folder, progress=False)
+    assert result == folder / "instruct"
+    return folder
+
+
+def test_each_stage_moves_what_trains_and_leaves_the_rest_equal_to_the_bit(run, tiny):
+    torch.manual_seed(0)
+    start = {
+        part: {name: parameter.detach() for name, parameter in parameters.items()}
+        for part, parameters in parameters_by_part(tiny.build().model).items()
+    }
+    pretrained, instructed = weights(run / "pretrain"), weights(run / "instruct")
+
+    def moved(before, after, part):
+        assert before[part].keys() == after[part].keys()
+        return [not torch.equal(before[part][name], after[part][name]) for name in before[part]]
+
+    assert not any(moved(start, pretrained, "vision_tower"))
+    assert not any(moved(start, pretrained, "llm"))
+    assert all(moved(start, pretrained, "projector"))
+    # What visual tokens look for in the last layer changes visual tokens only, which nothing reads any more.
+    still = [
+        name
+        for name in start["visual_qkv"]
+        if torch.equal(*(w["visual_qkv"][name] for w in (start, pretrained)))
+    ]
+    assert still == ["model.language_model.layers.1.self_attn.q_proj.visual.weight"]
+    assert not any(moved(pretrained, instructed, "vision_tower"))
+    assert all(moved(pretrained, instructed, "projector"))
+    assert all(moved(pretrained, instructed, "llm"))
+
+
+def test_a_stage_folder_holds_model_processor_log_and_recipe(run, tiny):
+    for stage, steps in (("pretrain", 4), ("instruct", 2)):
+        _, info = LlavitForConditionalGeneration.from_pretrained(run / stage, output_loading_info=True)
+        assert not any(info.values())
+        processor = LlavitProcessor.from_pretrained(run / stage)
+        assert processor.encode([{"role": "user", "content": "Hi"}])["input_ids"].numel()
+        rows = read_step_log(run / stage / "train_log.jsonl")
+        assert [row["step"] for row in rows] == list(range(1, steps + 1))
+        assert {"loss", "grad_norm", "lr_projector", "seconds", "samples", "supervised_tokens"} <= rows[
+            0
+        ].keys()
+        assert not (run / stage / "training_args.bin").exists()
+        assert not (run / f"{stage}.work").exists()
+    assert load_recipe(run / "recipe.yaml").stages == tiny.recipe().stages
+
+
+def test_the_same_recipe_gives_the_same_run_to_the_bit(run, tiny, tmp_path):
+    train(tiny.recipe(), output=tmp_path, progress=False)
+    assert losses(tmp_path / "instruct") == losses(run / "instruct")
+    assert (tmp_path / "instruct/model.safetensors").read_bytes() == (
+        run / "instruct/model.safetensors"
+    ).read_bytes()
+
+
+def test_a_second_run_trains_nothing(run, tiny, monkeypatch):
+    monkeypatch.setattr(LlavitTrainer, "train", lambda *args, **kwargs: pytest.fail("trained again"))
+    before = (run / "instruct/model.safetensors").stat().st_mtime_ns
+    assert train(tiny.recipe(), output=run, progress=False) == run / "instruct"
+    assert train(tiny.recipe("stages.0.micro_batch_size=2"), output=run, progress=False) == run / "instruct"
+    assert (run / "instruct/model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("override", "difference"),
+    [
+        (
+            "stages.0.learning_rates.projector=0.5",
+            "pretrain .*stage.learning_rates.projector: 0.01 there, 0.5 here",
+        ),
+        ("stages.1.batch_size=2", "instruct .*stage.batch_size: 4 there, 2 here"),
+        ("seed=1", "pretrain .*seed: 0 there, 1 here"),
+        ("model.visual_qkv=false", "pretrain .*model.visual_qkv: True there, False here"),
+        ("stages.1.data.limit=3", "instruct .*stage.data.records: "),
+    ],
+)
+def test_another_recipe_does_not_pass_for_the_one_that_was_run(run, tiny, override, difference):
+    with pytest.raises(ValueError, match=f"(?s){difference}") as error:
+        train(tiny.recipe(override), output=run, progress=False)
+    assert "Choose another output folder, or delete" in str(error.value)
+
+
+def test_other_data_in_the_same_place_does_not_pass_for_the_same(run, tiny, tmp_path):
+    moved = tmp_path / "moved.json"
+    moved.write_bytes(tiny.data.read_bytes())
+    stays = f"stages.0.data={{path: {moved}, image_folder: null}}"
+    assert train(tiny.recipe(stays), output=run, progress=False) == run / "instruct"
+    moved.write_text(json.dumps(json.loads(tiny.data.read_text())[::-1]))
+    with pytest.raises(ValueError, match=r"pretrain comes from another training:\s+stage.data.records: "):
+        train(tiny.recipe(stays), output=run, progress=False)
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tiny, tmp_path):
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain/thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="pretrain exists and was not made by a training run"):
+        train(tiny.recipe(), output=tmp_path, progress=False)
+    assert (tmp_path / "pretrain/thesis.txt").read_text() == "mine"
+
+
+def test_a_fresh_run_can_be_asked_for(run, tiny):
+    with pytest.raises(ValueError, match="already holds a run; choose another output folder, or resume"):
+        train(tiny.recipe(), output=run, progress=False, resume=False)
+
+
+def test_a_killed_run_resumes_to_the_same_losses_and_weights_to_the_bit(run, tiny, tmp_path):
+    overrides = ["stages.0.save_every=2"]
+    code = KILLED.format(steps=3, recipe=str(tiny.recipe_file), overrides=overrides, output=str(tmp_path))
+    killed = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "pretrain").exists()
+    assert len(losses(tmp_path / "pretrain.work")) == 3
+    (tmp_path / "pretrain.work/unfinished/checkpoint-3").mkdir(parents=True)  # as if killed while saving
+
+    train(tiny.recipe(*overrides), output=tmp_path, progress=False)
+    assert losses(tmp_path / "pretrain") == losses(run / "pretrain")
+    assert losses(tmp_path / "instruct") == losses(run / "instruct")
+    assert (tmp_path / "instruct/model.safetensors").read_bytes() == (
+        run / "instruct/model.safetensors"
+    ).read_bytes()
+    assert not (tmp_path / "pretrain.work").exists()
+
+
+def test_a_run_stopped_after_its_last_checkpoint_only_publishes(run, tiny, tmp_path, monkeypatch):
+    recipe = tiny.recipe("stages.0.save_every=2")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            LlavitTrainer, "save_model", lambda self, folder, _internal_call=False: crash(self, folder)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, output=tmp_path, progress=False)
+    train(recipe, output=tmp_path, progress=False)
+    assert losses(tmp_path / "pretrain") == losses(run / "pretrain")
+    assert (tmp_path / "pretrain/model.safetensors").read_bytes() == (
+        run / "pretrain/model.safetensors"
+    ).read_bytes()
+
+
+def crash(trainer, folder):
+    """Save checkpoints, but stop halfway through the result."""
+    if "checkpoint" in folder:
+        trainer.model.save_pretrained(folder)
+    else:
+        trainer.model.config.save_pretrained(folder)
+        raise KeyboardInterrupt
+
+
+def test_a_typo_in_the_last_stage_shows_before_the_first_one_runs(tiny, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no such data file: absent.json"):
+        train(tiny.recipe("stages.1.data.path=absent.json"), output=tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_training_goes_on_from_a_checkpoint(run, tiny, tmp_path):
+    recipe = tiny.recipe(f"model={{checkpoint: {run / 'pretrain'}}}", "stages.0.steps=1", "stages.1.steps=1")
+    train(recipe, output=tmp_path, progress=False)
+    before, after = weights(run / "pretrain"), weights(tmp_path / "pretrain")
+    assert all(torch.equal(before["llm"][name], after["llm"][name]) for name in before["llm"])
+
+
+def test_left_out_records_are_written_beside_the_result(tiny, tmp_path):
+    rows = json.loads(tiny.data.read_text())
+    rows[0]["image"] = "absent.png"
+    data = tiny.data.with_name("torn.json")
+    data.write_text(json.dumps(rows))
+    recipe = tiny.recipe(f"stages.0.data={{path: {data}, on_error: skip}}", "stages.1.steps=1")
+    train(recipe, output=tmp_path, progress=False)
+    skipped = [json.loads(line) for line in (tmp_path / "pretrain/skipped.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in skipped] == ["i0 (#0)"]
+    assert "absent.png" in skipped[0]["reason"]
+
+
+def test_an_unknown_starter_part_is_an_error(tiny, tmp_path):
+    with pytest.raises(
+        ValueError, match="unknown starter part 'starter:eye', expected one of starter:llm, starter:tower"
+    ):
+        train(tiny.recipe("model.vision=starter:eye"), output=tmp_path, progress=False)
+
+
+def test_the_recipe_in_the_folder_is_complete(run):
+    values = yaml.safe_load((run / "recipe.yaml").read_text())
+    assert values["stages"][0]["schedule"] == "cosine"
+    assert values["output"] == str(run)
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(tiny, tmp_path, capfd):
+    train(tiny.recipe("stages.1.steps=1"), output=tmp_path)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "Stage pretrain: 12 records" in err
+    assert "pretrain  step 4/4  loss " in err and "supervised tokens/s" in err
+    assert "\x1b" not in err and "it/s" not in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype"),
+    [
+        ({"avx512f", "amx_bf16"}, torch.bfloat16),
+        ({"avx512_bf16"}, torch.bfloat16),
+        ({"avx512f"}, torch.float32),
+        (set(), torch.float32),
+    ],
+)
+def test_auto_computes_in_bfloat16_only_where_the_cpu_is_fast_at_it(monkeypatch, flags, dtype):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(precision, "_cpu_flags", lambda: frozenset(flags))
+    assert precision.resolve_dtype("auto")[0] is dtype
+    assert precision.resolve_dtype("bfloat16") == (torch.bfloat16, "as asked")
