@@ -18,18 +18,20 @@ SIDE_WORDS = {
 }
 
 
-def _with_options(task: str, key: str, answer: str, others: list[str], studio: Studio) -> Question:
+def _with_options(
+    task: str, key: str, answer: str, others: list[str], studio: Studio, topic: str
+) -> Question:
     """A choice of four; the right one stands equally often at each position."""
     options = list(others)
     studio.rng.shuffle(options)
     options.insert(studio.deal.pick(f"{task}/position", range(len(others) + 1)), answer)
-    return Question(task, key, answer, {"options": listed(options)}, tuple(options))
+    return Question(task, key, answer, {"options": listed(options)}, tuple(options), topic)
 
 
 def name_options(thing: Thing, studio: Studio) -> Question:
     """Which of four names; the wrong ones are as seen or unseen in training as the right one."""
     others = [c.name for c in studio.absent([thing.concept], 3)]
-    return _with_options("name", "name.options", thing.concept.name, others, studio)
+    return _with_options("name", "name.options", thing.concept.name, others, studio, "identity")
 
 
 def category_options(thing: Thing, studio: Studio) -> Question:
@@ -37,37 +39,40 @@ def category_options(thing: Thing, studio: Studio) -> Question:
     answer = thing.concept.category
     assert answer is not None
     far = [c for c in categories() if not close_categories(answer, c)]
-    return _with_options("category", "category.shown", answer, studio.rng.sample(far, 3), studio)
+    others = studio.rng.sample(far, 3)
+    return _with_options("category", "category.shown", answer, others, studio, "category")
 
 
 def colour(thing: Thing) -> Question:
     """The colour of a tinted icon."""
     assert thing.colour is not None
-    return Question("colour", "colour.thing", thing.colour, {"thing": thing.concept.name})
+    return Question(
+        "colour", "colour.thing", thing.colour, {"thing": thing.concept.name}, topic=f"colour {thing.box}"
+    )
 
 
 def frame(scene: Scene) -> Question:
     """The colour of the frame."""
     assert scene.frame is not None
-    return Question("colour", "colour.frame", scene.frame)
+    return Question("colour", "colour.frame", scene.frame, topic="frame")
 
 
 def background(scene: Scene) -> Question:
     """The colour of the background."""
     assert scene.background is not None
-    return Question("colour", "colour.background", scene.background)
+    return Question("colour", "colour.background", scene.background, topic="background")
 
 
 def place(thing: Thing) -> Question:
     """Which ninth of the picture an object lies in."""
     assert thing.place is not None
-    return Question("place", "place", thing.place, {"thing": thing.concept.name})
+    return Question("place", "place", thing.place, {"thing": thing.concept.name}, topic=f"place {thing.box}")
 
 
 def size(thing: Thing) -> Question:
     """Small or large."""
     assert thing.size is not None
-    return Question("size", "size", thing.size, {"thing": thing.concept.name})
+    return Question("size", "size", thing.size, {"thing": thing.concept.name}, topic="size")
 
 
 def count(scene: Scene, concept: Concept) -> Question:
@@ -82,20 +87,31 @@ def exist(scene: Scene, studio: Studio, answer: str, about: Concept | None = Non
     concept = about or studio.rng.choice(present)
     if answer == "no":
         concept = studio.absent(present)[0]
-    return Question("exist", "exist", answer, {"a_thing": article(concept.name)})
+    topic = "identity" if len(present) == 1 else ""
+    return Question("exist", "exist", answer, {"a_thing": article(concept.name)}, topic=topic)
 
 
 def exist_tinted(thing: Thing, answer: str, studio: Studio) -> Question:
     """Whether a thing of a certain colour is there; if not, the thing is there in another colour."""
     wrong = [c for c in COLOURS if c != thing.colour]
     tint = thing.colour if answer == "yes" else studio.rng.choice(wrong)
-    return Question("exist", "exist", answer, {"a_thing": article(f"{tint} {thing.concept.name}")})
+    return Question(
+        "exist",
+        "exist",
+        answer,
+        {"a_thing": article(f"{tint} {thing.concept.name}")},
+        topic=f"colour {thing.box}",
+    )
 
 
 def refer(thing: Thing, scene: Scene, studio: Studio) -> str:
     """Words that point at one object only: with its colour where another has the same name."""
     same = sum(t.concept == thing.concept for t in scene.things) > 1
     return thing.noun(with_colour=same or studio.rng.random() < 0.5)
+
+
+def _pair(one: Thing, other: Thing) -> str:
+    return f"pair {sorted((one.box, other.box))}"
 
 
 def relation_check(
@@ -107,7 +123,7 @@ def relation_check(
         "other": refer(other, scene, studio),
         "side": SIDE_WORDS[side],
     }
-    return Question("relation", "relation.check", answer, slots)
+    return Question("relation", "relation.check", answer, slots, topic=_pair(one, other))
 
 
 def relation_side(one: Thing, other: Thing, scene: Scene, studio: Studio) -> Question:
@@ -115,7 +131,7 @@ def relation_side(one: Thing, other: Thing, scene: Scene, studio: Studio) -> Que
     side = side_of(one, other, scene.image_size)
     assert side is not None
     slots = {"thing": refer(one, scene, studio), "other": refer(other, scene, studio)}
-    return Question("relation", "relation.side", side, slots, SIDES)
+    return Question("relation", "relation.side", side, slots, SIDES, _pair(one, other))
 
 
 def opposite_half(third: Thing, other: Thing, side: str) -> bool:
@@ -128,13 +144,16 @@ def opposite_half(third: Thing, other: Thing, side: str) -> bool:
 def relation_what(one: Thing, other: Thing, side: str, scene: Scene, studio: Studio) -> Question:
     """Which object lies at a side of the other; only asked if it is the single one in that half."""
     slots = {"other": refer(other, scene, studio), "side": SIDE_WORDS[side]}
-    return Question("relation", "relation.what", one.concept.name, slots)
+    return Question("relation", "relation.what", one.concept.name, slots, topic=_pair(one, other))
 
 
 def about_single(scene: Scene, studio: Studio) -> list[Question]:
     """Further questions about a picture of one object."""
     (thing,) = scene.things
-    found = [Question("name", "name", thing.concept.name), exist(scene, studio, _coin(studio))]
+    found = [
+        Question("name", "name", thing.concept.name, topic="identity"),
+        exist(scene, studio, _coin(studio)),
+    ]
     if thing.concept.category:
         found.append(category_options(thing, studio))
     if thing.colour:
@@ -145,6 +164,8 @@ def about_single(scene: Scene, studio: Studio) -> list[Question]:
     if thing.size:
         found.append(size(thing))
     found.append(frame(scene) if scene.frame else background(scene))
+    if len({question.topic for question in found}) < 3:
+        found.append(Question("count", "count", "1", {"things": "objects"}, topic="count"))
     return found
 
 

@@ -122,7 +122,7 @@ def make(studio: Studio) -> tuple[Scene, Question]:
 
 
 def _bar(bar: dict[str, Any], mode: str) -> str:
-    return f"{bar['name']} bar" if mode == "colour" else f"bar {bar['name']}"
+    return f"the {bar['name']} bar" if mode == "colour" else f"bar {bar['name']}"
 
 
 def _extreme(scene: Scene, which: str) -> Question:
@@ -155,12 +155,11 @@ def caption(scene: Scene, studio: Studio) -> str:
     number = {3: "three", 4: "four", 5: "five"}[len(bars)]
     tall = _bar(max(bars, key=lambda b: b["height"]), mode)
     short = _bar(min(bars, key=lambda b: b["height"]), mode)
-    the = "the " if mode == "colour" else ""
     return studio.rng.choice(
         (
-            f"A bar chart with {number} bars; {the}{tall} is the tallest.",
-            f"A bar chart with {number} bars; {the}{short} is the shortest.",
-            f"A chart of {number} bars: {the}{tall} is the tallest and {the}{short} the shortest.",
+            f"A bar chart with {number} bars; {tall} is the tallest.",
+            f"A bar chart with {number} bars; {short} is the shortest.",
+            f"A chart of {number} bars: {tall} is the tallest and {short} the shortest.",
         )
     )
 

@@ -89,11 +89,14 @@ class Item:
         rng = self.studio.rng
         others = further_questions(self.scene, self.studio)
         rng.shuffle(others)
-        chosen = {(self.question.key, str(self.question.slots)): self.question}
+        first = self.question
+        if rng.random() < 0.3:  # at times the same topic from another side, as yes or no instead of a name
+            first = next((q for q in others if q.topic and q.topic == first.topic), first)
+        chosen = {first.topic or first.key + str(first.slots): first}
         wanted = rng.randint(3, 6)
         for question in others:
             if len(chosen) < wanted:
-                chosen.setdefault((question.key, str(question.slots)), question)
+                chosen.setdefault(question.topic or question.key + str(question.slots), question)
         questions = list(chosen.values())
         rng.shuffle(questions)
         questions.sort(key=lambda q: _ORDER.get(q.key, 2))

@@ -133,6 +133,13 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "Which color do the letters have?",
         "Tell me the color of the text.",
     ),
+    "word.letters": (
+        "How many letters does the word have?",
+        "What is the number of letters?",
+        "Count the letters of the word.",
+        "How long is the word, in letters?",
+        "Of how many letters is the text?",
+    ),
     "chart.colour": (
         "What color is the {which} bar?",
         "Which color is the {which} bar?",
@@ -148,11 +155,11 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "The {which} bar has what label?",
     ),
     "chart.compare": (
-        "Is the {bar} taller than the {other}?",
-        "Does the {bar} reach higher than the {other}?",
-        "Is the {bar} higher than the {other}?",
-        "Compared with the {other}, is the {bar} taller?",
-        "Does the {bar} stand above the {other} in height?",
+        "Is {bar} taller than {other}?",
+        "Does {bar} reach higher than {other}?",
+        "Is {bar} higher than {other}?",
+        "Compared with {other}, is {bar} taller?",
+        "Does {bar} stand above {other} in height?",
     ),
     "chart.count": (
         "How many bars are there?",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from llavit.starter.concepts import Concept
@@ -98,10 +98,8 @@ class Question:
     answer: str
     slots: dict[str, str] = field(default_factory=dict)
     options: tuple[str, ...] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+    topic: str = ""
+    """Two questions of one topic tell each other's answer: a conversation holds one of them."""
 
 
 def place_of(centre: tuple[float, float], image_size: int) -> str | None:

@@ -28,6 +28,9 @@ HELD_OUT_FONTS: dict[str, tuple[str, ...]] = {
 }
 """Font families that only the test uses."""
 
+INKS = tuple(colour for colour in COLOURS if colour != "yellow")
+"""Colours of letters; thin yellow strokes on a light ground are hard to read."""
+
 _WORDS = """
 able about above act add age ago air alarm alone also always among angle animal answer any april area arm around
 arrow art ask aunt autumn away back bad bag bake ball band base bath beach bean beat begin below best better big
@@ -79,7 +82,7 @@ def make(studio: Studio) -> tuple[Scene, Question]:
     family = rng.choice(list(families))
     font = rng.choice(families[family])
     text = rng.choice((word, word, word.title(), word.upper()))
-    colour = studio.deal.pick("colour", tuple(COLOURS))
+    colour = studio.deal.pick("colour", INKS)
     background = rng.choice(backgrounds_for(colour))
     largest = _largest(font, text, round(102 * scale), round(40 * scale))
     size = rng.randint(min(largest, round(20 * scale)), largest)
@@ -100,7 +103,7 @@ def make(studio: Studio) -> tuple[Scene, Question]:
         "unseen_style": family in HELD_OUT_FONTS,
     }
     scene = Scene("word", studio.image_size, background, details=details)
-    return scene, Question("word", "word.read", word)
+    return scene, Question("word", "word.read", word, topic="word")
 
 
 def _largest(font: str, text: str, width: int, tallest: int) -> int:
@@ -131,11 +134,12 @@ def more(scene: Scene, studio: Studio) -> list[Question]:
     assert scene.background is not None
     wrong = studio.rng.choice([w for w in words(studio.unseen) if w != word])
     return [
-        Question("word", "word.read", word),
+        Question("word", "word.read", word, topic="word"),
         Question("colour", "word.colour", scene.details["colour"]),
         Question("colour", "colour.background", scene.background),
-        Question("word", "word.check", "yes", {"word": word}),
-        Question("word", "word.check", "no", {"word": wrong}),
+        Question("word", "word.check", "yes", {"word": word}, topic="word"),
+        Question("word", "word.check", "no", {"word": wrong}, topic="word"),
+        Question("count", "word.letters", str(len(word))),
     ]
 
 
