@@ -9,6 +9,7 @@ Architecture only. What differs from transformers' LLaVA, and where it is:
 Shapes: b batch, l sequence, v visual tokens, n images, d LLM width, k supervised tokens.
 """
 
+import logging
 import math
 from typing import Any
 
@@ -20,7 +21,6 @@ from transformers.models.llava.modeling_llava import (
     LlavaModelOutputWithPast,
     LlavaPreTrainedModel,
 )
-from transformers.utils import logging
 
 from llavit.model.checkpoint import VISUAL_KEY, llava_key_mapping
 from llavit.model.configuration import LlavitConfig
@@ -28,7 +28,7 @@ from llavit.model.families import family_of
 from llavit.model.masks import image_ids_from_counts, require_block_masks, visual_attention_mask
 from llavit.model.routing import VisualRoute, install_routing, routed_linears
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 _SWITCHES = ("visual_qkv", "bidirectional_visual_attention")
 _LOCATION = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")

@@ -1,0 +1,201 @@
+"""The first run: a real LLaViT, trained through both stages and asked about pictures it never saw.
+
+Everything comes out of ordinary Python packages (`llavit.starter`). Each step leaves its result in the output
+folder, so a second run goes on where the first one stopped, or finds everything done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from llavit.progress import progress_bar, quiet_transformers
+
+CORPUS = {"pretrain": 1_000, "instruct": 1_000, "val": 0, "test": 320}
+KINDS = {
+    "name": 1.0,
+    "category": 1.0,
+    "colour": 1.5,
+    "place": 1.5,
+    "size": 0.7,
+    "count": 1.2,
+    "word": 0.5,
+    "chart": 1.0,
+}
+"""What the demo's pictures show, with the weight of each kind in training; the test asks each kind alike."""
+
+
+def run_demo(output: str | Path = "runs/demo") -> Path:
+    """Build the starter, train, test, and write `report.json` and `report.html`.
+
+    Args:
+        output: folder of the run; also holds the pictures and both stages' models.
+
+    Returns:
+        the folder of the trained model.
+
+    Raises:
+        ImportError: if the extra `starter` is not installed.
+
+    Example:
+        model_folder = run_demo("runs/demo")
+    """
+    from llavit.starter.corpus import build_corpus
+    from llavit.starter.weights import starter_llm, starter_tower
+    from llavit.train import load_recipe
+    from llavit.train.run import train
+
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    console = Console(stderr=True)
+    clock = _Clock(folder / "seconds.json")
+
+    console.rule("1 of 4  Weights", align="left")
+    with (
+        clock.measure("weights"),
+        console.status("taking the LLM and the vision tower out of their packages"),
+    ):
+        parts = [starter_llm(), starter_tower()]
+    for part in parts:
+        console.print(str(part), highlight=False, soft_wrap=True)
+
+    console.rule("2 of 4  Pictures", align="left")
+    with clock.measure("pictures"), progress_bar("drawing") as progress:
+        corpus = build_corpus(folder / "data", kinds=KINDS, progress=progress, **CORPUS)
+    console.print(
+        f"{sum(corpus.counts.values()):,} pictures in {corpus.root}", highlight=False, soft_wrap=True
+    )
+
+    console.rule("3 of 4  Training", align="left")
+    recipe = load_recipe("demo")
+    files = {"pretrain": corpus.pretrain, "instruct": corpus.instruct}
+    stages = tuple(replace(s, data=replace(s.data, path=str(files[s.name]))) for s in recipe.stages)
+    with clock.measure("training"):
+        model_folder = train(replace(recipe, stages=stages), output=folder)
+
+    console.rule("4 of 4  Test", align="left")
+    items, answers, blind = _test(model_folder, corpus.test, corpus.fingerprint, console, clock)
+    report = _report(folder, recipe, corpus, items, answers, blind, clock)
+    console.print(_table(report))
+    console.print(f"\nLook at it:    {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    picture = corpus.root / json.loads(corpus.test.read_text())[0]["image"]
+    console.print(
+        f"Ask it:        llavit ask {model_folder} {picture} 'What is in the picture?'", soft_wrap=True
+    )
+    console.print(f"Talk with it:  llavit chat {model_folder} {picture}\n", soft_wrap=True)
+    return model_folder
+
+
+def _test(
+    model_folder: Path, test: Path, fingerprint: str, console: Console, clock: _Clock
+) -> tuple[list[Any], list[str], list[str]]:
+    """Answer the test with and without its pictures, or read the answers that this model gave before."""
+    from llavit import LlavitForConditionalGeneration, LlavitProcessor
+    from llavit.evaluate import answer_items, load_items
+    from llavit.train.run import STEP_LOG
+
+    items = load_items(test)
+    made_by = {"corpus": fingerprint, "training": (model_folder / STEP_LOG).read_text(encoding="utf-8")}
+    done = model_folder / "answers.json"
+    if done.exists():
+        found = json.loads(done.read_text(encoding="utf-8"))
+        if found["made_by"] == made_by:
+            return items, found["answers"], found["blind"]
+    with clock.measure("test"), quiet_transformers():
+        model = LlavitForConditionalGeneration.from_pretrained(model_folder, dtype="float32")
+        processor = LlavitProcessor.from_pretrained(model_folder)
+        with progress_bar("asking with the picture") as progress:
+            answers = answer_items(model, processor, items, progress=progress)
+        with progress_bar("asking without the picture") as progress:
+            blind = answer_items(model, processor, items, with_image=False, progress=progress)
+    _write(done, {"made_by": made_by, "answers": answers, "blind": blind})
+    return items, answers, blind
+
+
+def _report(
+    folder: Path, recipe: Any, corpus: Any, items: list, answers: list[str], blind: list[str], clock: _Clock
+) -> dict[str, Any]:
+    """Write report.json and report.html."""
+    from llavit.evaluate.report import environment, render_report, score_report
+    from llavit.train.progress import read_step_log
+    from llavit.train.run import STEP_LOG
+
+    losses = {
+        stage.name: [row["loss"] for row in read_step_log(folder / stage.name / STEP_LOG)]
+        for stage in recipe.stages
+    }
+    made = {
+        "command": "llavit demo",
+        "recipe": f"{folder / 'recipe.yaml'}, seed {recipe.seed}",
+        "decoding": "greedy, at most 16 tokens; exact match after normalisation",
+        "corpus": f"{corpus.fingerprint} (sha256), seed {corpus.seed}",
+        **environment(),
+    }
+    report = {
+        **score_report(items, answers, blind, losses),
+        "seconds": round(sum(clock.seconds.values()), 1),
+        "seconds_per_step": clock.seconds,
+        "made": made,
+    }
+    _write(folder / "report.json", report)
+    minutes = f"{report['seconds'] / 60:.0f} minutes"
+    html = render_report(
+        "LLaViT, the first run",
+        f"SmolLM2-135M became a vision-language model in {minutes} on {os.cpu_count()} CPU cores, and was then asked "
+        f"{len(items)} questions about drawings, words and charts it had never seen.",
+        report,
+        items,
+        answers,
+        blind,
+        made,
+    )
+    (folder / "report.html").write_text(html, encoding="utf-8")
+    return report
+
+
+def _table(report: dict[str, Any]) -> Table:
+    table = Table(title="Unseen pictures: right answers, in per cent")
+    table.add_column("task")
+    for column in ("items", "model", "blind", "majority"):
+        table.add_column(column, justify="right")
+    scores = ("accuracy", "blind_accuracy", "majority_accuracy")
+    for task, row in report["per_task"].items():
+        table.add_row(task, str(row["items"]), *(f"{100 * row[score]:.1f}" for score in scores))
+    table.add_section()
+    table.add_row(
+        "all", str(report["items"]), *(f"{100 * report[score]:.1f}" for score in scores), style="bold"
+    )
+    return table
+
+
+class _Clock:
+    """Seconds of each step, kept over interrupted runs; a step that finds its result adds next to nothing."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    @contextmanager
+    def measure(self, step: str) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            spent = time.monotonic() - start
+            self.seconds[step] = round(self.seconds.get(step, 0.0) + spent, 1)
+            _write(self.path, self.seconds)
+
+
+def _write(path: Path, value: Any) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,63 @@
+"""Items: one question about one picture, with its answer."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of a benchmark.
+
+    Attributes:
+        id: unique in its file.
+        image: path of the picture.
+        question: what is asked, instructions included.
+        answer: the right answer.
+        task: what kind of question it is; scores are reported by task.
+        options: the choices of a multiple-choice question, else None.
+        unseen: names of what training never showed ("concept", "style").
+    """
+
+    id: str
+    image: Path
+    question: str
+    answer: str
+    task: str
+    options: tuple[str, ...] | None = None
+    unseen: frozenset[str] = field(default_factory=frozenset)
+
+    def messages(self, with_image: bool = True) -> list[dict[str, Any]]:
+        """Return the conversation that asks the question, with or without its picture."""
+        text = {"type": "text", "text": self.question}
+        picture = [{"type": "image", "image": str(self.image)}] if with_image else []
+        return [{"role": "user", "content": [*picture, text]}]
+
+
+def load_items(path: str | Path) -> list[Item]:
+    """Read items from the starter's `test.json` or `val.json`; pictures lie beside the file.
+
+    Raises:
+        ValueError: if a record lacks a field; names the record and the field.
+    """
+    path = Path(path)
+    items = []
+    for number, record in enumerate(json.loads(path.read_text(encoding="utf-8"))):
+        missing = {"id", "image", "question", "answer", "task"} - record.keys()
+        if missing:
+            raise ValueError(
+                f"{path}: record {number}: expected the fields {sorted(missing)}, got {sorted(record)}"
+            )
+        items.append(
+            Item(
+                id=record["id"],
+                image=path.parent / record["image"],
+                question=record["question"],
+                answer=str(record["answer"]),
+                task=record["task"],
+                options=tuple(record["options"]) if record.get("options") else None,
+                unseen=frozenset(what for what in ("concept", "style") if record.get(f"unseen_{what}")),
+            )
+        )
+    return items

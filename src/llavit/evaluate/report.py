@@ -1,0 +1,168 @@
+"""A run's report: one JSON file with every number, one self-contained HTML page to look at."""
+
+import base64
+import io
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+
+from llavit.evaluate.items import Item
+from llavit.evaluate.score import accuracy, is_right, majority_answers, scores_by_task
+
+
+def score_report(
+    items: Sequence[Item], answers: Sequence[str], blind: Sequence[str], losses: Mapping[str, Sequence[float]]
+) -> dict[str, Any]:
+    """Return the numbers of a report: accuracies (0 to 1) overall and per task, beside both baselines.
+
+    Args:
+        items: the questions.
+        answers: the model's.
+        blind: the model's without the pictures.
+        losses: training loss of each step, by stage.
+    """
+    majority = majority_answers(items)
+    seen = {
+        "accuracy": scores_by_task(items, answers),
+        "blind_accuracy": scores_by_task(items, blind),
+        "majority_accuracy": scores_by_task(items, majority),
+    }
+    return {
+        "accuracy": accuracy(items, answers),
+        "blind_accuracy": accuracy(items, blind),
+        "majority_accuracy": accuracy(items, majority),
+        "items": len(items),
+        "per_task": {
+            task: {"items": score.items, **{name: by_task[task].accuracy for name, by_task in seen.items()}}
+            for task, score in seen["accuracy"].items()
+        },
+        "per_unseen": {
+            name: {"items": len(chosen), "accuracy": accuracy(*zip(*chosen, strict=True))}
+            for name in ("concept", "style")
+            if (chosen := [pair for pair in zip(items, answers, strict=True) if name in pair[0].unseen])
+        },
+        "loss": {stage: list(values) for stage, values in losses.items()},
+    }
+
+
+def environment() -> dict[str, str]:
+    """Return what a result depends on beside the code: versions, git revision, machine."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in ("llavit", "torch", "transformers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    here = Path(__file__).parent
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
+    found["git revision"] = git.stdout.strip() if git.returncode == 0 else "not a git checkout"
+    return found
+
+
+def render_report(
+    title: str,
+    summary: str,
+    report: Mapping[str, Any],
+    items: Sequence[Item],
+    answers: Sequence[str],
+    blind: Sequence[str],
+    made: Mapping[str, Any],
+    cards_per_task: int = 4,
+) -> str:
+    """Return the report as one HTML page that needs no other file.
+
+    Args:
+        title: heading.
+        summary: a sentence or two under it.
+        report: of `score_report`.
+        items: the questions.
+        answers: the model's.
+        blind: the model's without the pictures.
+        made: how it was made, as a table at the end.
+        cards_per_task: the first so many items of each task are shown.
+    """
+    rows = [
+        {
+            "task": task,
+            "items": row["items"],
+            "accuracy": row["accuracy"],
+            "blind": row["blind_accuracy"],
+            "majority": row["majority_accuracy"],
+        }
+        for task, row in report["per_task"].items()
+    ]
+    total = {
+        "task": "all",
+        "items": report["items"],
+        "accuracy": report["accuracy"],
+        "blind": report["blind_accuracy"],
+        "majority": report["majority_accuracy"],
+    }
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["j2"])
+    )
+    return environment.get_template("report.html.j2").render(
+        title=title,
+        summary=summary,
+        rows=[*rows, total],
+        loss_svg=_loss_svg(report["loss"]),
+        cards=_cards(items, answers, blind, cards_per_task),
+        made=made,
+    )
+
+
+def _cards(
+    items: Sequence[Item], answers: Sequence[str], blind: Sequence[str], per_task: int
+) -> list[dict[str, Any]]:
+    cards: dict[str, list[dict[str, Any]]] = {}
+    for item, answer, without in zip(items, answers, blind, strict=True):
+        of_task = cards.setdefault(item.task, [])
+        if len(of_task) < per_task:
+            of_task.append(
+                {
+                    "data": base64.b64encode(item.image.read_bytes()).decode(),
+                    "kind": "png" if item.image.suffix == ".png" else "jpeg",
+                    "question": item.question.split("\n")[0],
+                    "answer": answer,
+                    "truth": item.answer,
+                    "right": is_right(answer, item),
+                    "blind": without,
+                    "unseen": " and ".join(sorted(item.unseen)),
+                }
+            )
+    return [card for of_task in cards.values() for card in of_task]
+
+
+def _loss_svg(losses: Mapping[str, Sequence[float]]) -> str:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(losses), figsize=(4.6 * len(losses), 2.6), squeeze=False)
+    for axis, (stage, values) in zip(axes[0], losses.items(), strict=True):
+        steps = range(1, len(values) + 1)
+        axis.plot(steps, values, color="#3b7dd8", alpha=0.35, linewidth=1)
+        axis.plot(steps, _smoothed(values), color="#3b7dd8", linewidth=1.8)
+        axis.set(title=stage, xlabel="step", ylabel="loss", ylim=(0, None))
+        axis.grid(alpha=0.25)
+    figure.tight_layout()
+    out = io.StringIO()
+    figure.savefig(out, format="svg")
+    pyplot.close(figure)
+    svg = out.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+def _smoothed(values: Sequence[float], keep: float = 0.9) -> list[float]:
+    """Return the exponential moving average, without a bias to the first value."""
+    smooth, out, weight = 0.0, [], 0.0
+    for value in values:
+        smooth, weight = keep * smooth + (1 - keep) * value, keep * weight + (1 - keep)
+        out.append(smooth / weight)
+    return out

@@ -1,0 +1,102 @@
+"""Asking and scoring."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from llavit.evaluate import (
+    Item,
+    accuracy,
+    answer_items,
+    load_items,
+    majority_answers,
+    normalise,
+    scores_by_task,
+)
+from llavit.evaluate.report import render_report, score_report
+
+
+def items(folder) -> list[Item]:
+    made = []
+    for number, (task, answer) in enumerate(
+        [("colour", "red"), ("colour", "blue"), ("colour", "red"), ("count", "3")]
+    ):
+        path = folder / f"{number}.png"
+        Image.new("RGB", (20, 20), answer if task == "colour" else "white").save(path)
+        made.append(Item(str(number), path, f"Question {'x' * number}?", answer, task))
+    return made
+
+
+def test_answers_are_compared_without_case_articles_punctuation_and_number_words():
+    assert normalise(" The  RED umbrella! ") == "red umbrella"
+    assert normalise("Three.") == normalise("3")
+    assert normalise("not red") != normalise("red")
+
+
+def test_scores_are_by_task_and_overall(tmp_path):
+    four = items(tmp_path)
+    answers = ["Red.", "red", "green", "three"]
+    by_task = scores_by_task(four, answers)
+    assert by_task["colour"].accuracy == pytest.approx(1 / 3) and by_task["colour"].items == 3
+    assert by_task["count"].accuracy == 1
+    assert accuracy(four, answers) == pytest.approx(1 / 2)
+    with pytest.raises(ValueError, match="4 items, got 1"):
+        scores_by_task(four, ["red"])
+
+
+def test_no_constant_answer_beats_the_majority_baseline(tmp_path):
+    four = items(tmp_path)
+    best = accuracy(four, majority_answers(four))
+    for word in ("red", "blue", "3"):
+        assert accuracy(four, [word] * 4) <= best
+    assert best == pytest.approx(3 / 4)
+
+
+def test_batched_answers_equal_those_one_at_a_time_with_and_without_image(tiny, tmp_path):
+    model, processor = tiny.build()
+    four = items(tmp_path)
+    for with_image in (True, False):
+        together = answer_items(model, processor, four, with_image=with_image, batch_size=4, max_new_tokens=5)
+        alone = answer_items(model, processor, four, with_image=with_image, batch_size=1, max_new_tokens=5)
+        assert together == alone
+
+
+def test_items_are_read_with_what_training_never_showed(tmp_path):
+    record = {
+        "id": "a",
+        "image": "a.png",
+        "question": "?",
+        "answer": 3,
+        "task": "count",
+        "unseen_concept": True,
+    }
+    (tmp_path / "test.json").write_text(json.dumps([record]))
+    (item,) = load_items(tmp_path / "test.json")
+    assert item.answer == "3" and item.image == tmp_path / "a.png" and item.unseen == {"concept"}
+    (tmp_path / "test.json").write_text(json.dumps([{"id": "a"}]))
+    with pytest.raises(
+        ValueError, match=r"record 0: expected the fields \['answer', 'image', 'question', 'task'\]"
+    ):
+        load_items(tmp_path / "test.json")
+
+
+def test_the_report_holds_every_number_and_is_one_file(tmp_path):
+    four = items(tmp_path)
+    answers, blind = ["red", "blue", "green", "<b>"], ["red"] * 4
+    report = score_report(four, answers, blind, {"pretrain": [2.0, 1.0], "instruct": [1.0, 0.5]})
+    assert (
+        report["accuracy"] == 0.5 and report["blind_accuracy"] == 0.5 and report["majority_accuracy"] == 0.75
+    )
+    assert report["per_task"]["count"] == {
+        "items": 1,
+        "accuracy": 0,
+        "blind_accuracy": 0,
+        "majority_accuracy": 1,
+    }
+    page = render_report("Title", "Summary", report, four, answers, blind, {"seed": 0})
+    assert "<svg" in page and page.count("data:image/png;base64") == 4
+    assert "&lt;b&gt;" in page and "<b>" + "</b>" not in page
+    assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    ).replace("https://matplotlib.org", "")
