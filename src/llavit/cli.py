@@ -1,0 +1,195 @@
+"""The command line: one thin command per verb. What a command does is a function elsewhere, imported when it runs."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+app = typer.Typer(
+    help="Train and ask LLaViT models: LLaVA in which the LLM is a vision transformer as well.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+starter_app = typer.Typer(help="The starter: data and weights out of Python packages.", no_args_is_help=True)
+app.add_typer(starter_app, name="starter")
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
+"""What a user can cause: one clear line instead of a traceback."""
+
+_show_traceback = False
+
+
+@app.callback()
+def _main(
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where in the code an error arose.")
+    ] = False,
+) -> None:
+    global _show_traceback
+    _show_traceback = traceback
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a warning from each worker process
+    if not traceback:
+        warnings.simplefilter("ignore")
+    logger = logging.getLogger("llavit")
+    if not logger.handlers:
+        logger.addHandler(_Lines())
+        logger.setLevel(logging.INFO)
+
+
+class _Lines(logging.Handler):
+    """Writes messages to stderr as they are."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(self.format(record), err=True)
+
+
+def _reports_errors(command: Command) -> Command:
+    """Turn what a user can cause into a line on stderr and exit code 2."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except USER_ERRORS as error:
+            if _show_traceback:
+                raise
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as error:
+            typer.echo("stopped", err=True)
+            raise typer.Exit(130) from error
+
+    return wrapped  # type: ignore[return-value]
+
+
+@app.command()
+@_reports_errors
+def train(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or a name that `llavit recipes` lists.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. stages.0.steps=3. Repeatable."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in the folder, if there is one.")] = True,
+) -> None:
+    """Train a recipe's stages; the same command again resumes or reuses them."""
+    from llavit.train import load_recipe
+
+    made = load_recipe(recipe, set_ or [])
+    from llavit.train.run import train as run
+
+    typer.echo(run(made, output=output, resume=resume))
+
+
+@app.command()
+@_reports_errors
+def recipes() -> None:
+    """List the recipes that come with the package."""
+    from llavit.train import shipped_recipes
+
+    for shipped in shipped_recipes():
+        typer.echo(f"{shipped.name}\n  {shipped.about}\n  {shipped.path}")
+
+
+@app.command()
+@_reports_errors
+def ask(
+    model: Annotated[str, typer.Argument(help="A model's folder, or its id on the hub.")],
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    question: Annotated[str, typer.Argument()],
+    max_new_tokens: Annotated[int, typer.Option(help="Greatest length of the answer.")] = 256,
+) -> None:
+    """Ask one question about one image."""
+    if not image.is_file():
+        raise FileNotFoundError(f"no such image: {image}")
+    from llavit.ask import Chat
+
+    for piece in Chat.load(model, max_new_tokens=max_new_tokens).ask(question, [image]):
+        typer.echo(piece, nl=False)
+    typer.echo()
+
+
+@app.command()
+@_reports_errors
+def chat(
+    model: Annotated[str, typer.Argument(help="A model's folder, or its id on the hub.")],
+    image: Annotated[Path | None, typer.Argument(help="An image file to talk about.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Greatest length of an answer.")] = 256,
+) -> None:
+    """Talk with a model; /image PATH shows it another image."""
+    if image is not None and not image.is_file():
+        raise FileNotFoundError(f"no such image: {image}")
+    from llavit.ask import HELP, Chat, converse
+
+    talk = Chat.load(model, max_new_tokens=max_new_tokens)
+    typer.echo(HELP)
+    converse(talk, _typed(), functools.partial(typer.echo, nl=False), [image] if image is not None else [])
+
+
+def _typed() -> Iterator[str]:
+    """Give the lines that a user types, until the end of input."""
+    import readline  # noqa: F401  (gives input() its line editing)
+
+    while True:
+        try:
+            yield input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+
+
+@starter_app.command()
+@_reports_errors
+def build(
+    output: Annotated[Path, typer.Option(help="Folder for the data.")] = Path("runs/starter-data"),
+    size: Annotated[int, typer.Option(min=1, help="Pictures in each of the two training sets.")] = 10_000,
+    image_size: Annotated[int | None, typer.Option(help="Side of the pictures, in pixels.")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed, other pictures.")] = 0,
+) -> None:
+    """Build the starter's pictures and weights; what is there already is reused."""
+    from llavit.progress import progress_bar
+    from llavit.starter.corpus import build_corpus
+    from llavit.starter.weights import starter_llm, starter_tower
+
+    options: dict[str, Any] = {} if image_size is None else {"image_size": image_size}
+    with progress_bar("drawing") as progress:
+        corpus = build_corpus(
+            output,
+            pretrain=size,
+            instruct=size,
+            val=max(1, size // 10),
+            test=max(1, size // 5),
+            seed=seed,
+            progress=progress,
+            **options,
+        )
+    typer.echo(
+        f"data   {corpus.root}  " + ", ".join(f"{name} {count:,}" for name, count in corpus.counts.items())
+    )
+    typer.echo(f"LLM    {starter_llm()}")
+    typer.echo(f"tower  {starter_tower()}")
+
+
+@app.command()
+@_reports_errors
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder of the demo.")] = Path("runs/demo"),
+) -> None:
+    """Build, train and test a small LLaViT from beginning to end: about ten minutes on 2 CPU cores."""
+    from llavit.demo import run_demo
+
+    run_demo(output)
+
+
+if __name__ == "__main__":
+    app()

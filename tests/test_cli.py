@@ -1,0 +1,159 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import llavit
+from llavit import ask
+from llavit.cli import app
+
+runner = CliRunner()
+
+
+def run(*arguments, typed=None):
+    return runner.invoke(app, [str(argument) for argument in arguments], input=typed)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    model, processor = tiny.build(dtype=torch.float32)
+    model.generation_config.max_new_tokens = None
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def picture(tiny):
+    return tiny.data.parent / "0.png"
+
+
+def test_train_prints_the_folder_of_the_result(tiny, tmp_path):
+    shown = run(
+        "train",
+        tiny.recipe_file,
+        "--set",
+        "stages.0.steps=1",
+        "--set",
+        "stages.1.steps=1",
+        "--output",
+        tmp_path,
+    )
+    assert shown.exit_code == 0
+    assert shown.stdout == f"{tmp_path / 'instruct'}\n"
+    assert (tmp_path / "instruct/model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "absent.yaml"], "no such recipe file: absent.yaml"),
+        (["train", "RECIPE", "--set", "stages.0.stepz=3"], "unknown key, did you mean `steps`"),
+        (["train", "RECIPE", "--set", "stages.0.data.path=absent.json"], "no such data file: absent.json"),
+        (["train", "RECIPE", "--set", "model.vision_feature_layer=9"], "the tower has layers -4 to 3"),
+        (["ask", "absent", "PICTURE", "What?"], "no such model folder: absent"),
+        (["ask", "MODEL", "absent.png", "What?"], "no such image: absent.png"),
+        (["ask", "MODEL", "RECIPE", "What?"], "cannot read image"),
+        (["chat", "absent"], "no such model folder: absent"),
+        (["chat", "MODEL", "absent.png"], "no such image: absent.png"),
+    ],
+)
+def test_what_a_user_got_wrong_is_one_line_and_exit_code_2(
+    tiny, model_folder, picture, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    places = {"RECIPE": tiny.recipe_file, "MODEL": model_folder, "PICTURE": picture}
+    shown = run(*(places.get(argument, argument) for argument in arguments))
+    assert shown.exit_code == 2
+    assert shown.stdout == ""
+    errors = [line for line in shown.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and message in errors[0]
+    assert "Traceback" not in shown.stderr
+
+
+def test_a_traceback_is_there_for_those_who_ask(tmp_path):
+    shown = run("--traceback", "train", tmp_path / "absent.yaml")
+    assert isinstance(shown.exception, FileNotFoundError)
+
+
+def test_a_bug_is_not_taken_for_a_mistake_of_the_user(monkeypatch):
+    monkeypatch.setattr("llavit.train.recipe.shipped_recipes", lambda: 1 / 0)
+    assert isinstance(run("train", "starter").exception, ZeroDivisionError)
+
+
+def test_recipes_lists_names_and_what_they_are_for():
+    shown = run("recipes")
+    assert shown.exit_code == 0
+    assert "starter\n  The starter: both stages" in shown.stdout
+    assert "llava15-llavit\n" in shown.stdout
+
+
+def test_ask_prints_the_answer_and_nothing_else(model_folder, picture):
+    shown = run("ask", model_folder, picture, "What?", "--max-new-tokens", "4")
+    answer = "".join(ask.Chat.load(model_folder, max_new_tokens=4).ask("What?", [picture]))
+    assert shown.exit_code == 0
+    assert shown.stdout == f"{answer}\n"
+    assert shown.stderr == ""
+
+
+def test_chat_answers_shows_images_starts_over_and_leaves(model_folder, picture):
+    typed = f"Hi\n/image absent.png\n/image {picture}\nWhat?\n/what\n/reset\n/quit\nnever asked\n"
+    shown = run("chat", model_folder, picture, "--max-new-tokens", "2", typed=typed)
+    assert shown.exit_code == 0
+    assert shown.stdout.count(ask.HELP) == 2  # at the start, and for /what
+    assert "cannot read image 'absent.png'" in shown.stdout
+    assert "the image goes with your next question" in shown.stdout
+    assert "starting over" in shown.stdout
+
+
+def test_a_chat_remembers_what_was_said_and_shown(model_folder, picture):
+    chat = ask.Chat.load(model_folder, max_new_tokens=3)
+    first = "".join(chat.ask("What?", [picture]))
+    second = "".join(chat.ask("And now?"))
+    assert [message["role"] for message in chat.messages] == ["user", "assistant", "user", "assistant"]
+    assert [message["content"][-1]["text"] for message in chat.messages] == [
+        "What?",
+        first,
+        "And now?",
+        second,
+    ]
+    fresh = ask.Chat.load(model_folder, max_new_tokens=3)
+    fresh.messages = chat.messages[:2]
+    assert "".join(fresh.ask("And now?")) == second
+    chat.reset()
+    assert chat.messages == []
+    assert "".join(chat.ask("What?", [picture])) == first
+
+
+def test_an_answer_comes_in_pieces_and_may_be_left_early(model_folder, picture):
+    chat = ask.Chat.load(model_folder, max_new_tokens=200)
+    answer = chat.ask("Tell me a story of many words.", [picture])
+    piece = next(answer)
+    answer.close()
+    assert chat.messages[-1]["content"][0]["text"] == piece
+
+
+def test_a_question_that_fails_leaves_the_conversation_as_it_was(model_folder, picture):
+    chat = ask.Chat.load(model_folder, max_new_tokens=2)
+    with pytest.raises(ValueError, match=r"cannot read image 'absent.png'"):
+        chat.ask("What?", ["absent.png"])
+    chat.model.generate = lambda **inputs: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        "".join(chat.ask("What?", [picture]))
+    assert chat.messages == []
+
+
+def test_the_command_line_is_there_before_torch():
+    source = Path(llavit.__file__).with_name("cli.py")
+    code = (
+        f"import importlib.util, sys; spec = importlib.util.spec_from_file_location('cli', {str(source)!r}); "
+        "cli = importlib.util.module_from_spec(spec); sys.modules['cli'] = cli; spec.loader.exec_module(cli); "
+        "from typer.testing import CliRunner; shown = CliRunner().invoke(cli.app, ['--help']); "
+        "assert shown.exit_code == 0 and 'recipes' in shown.stdout, shown; "
+        "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
