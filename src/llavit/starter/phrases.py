@@ -23,7 +23,7 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "Which of these does the image show: {options}?",
         "What is shown here: {options}?",
         "What can be seen in the image: {options}?",
-        "Pick what the drawing shows: {options}?",
+        "Choose what the drawing shows: {options}.",
         "Out of {options}, what does this picture contain?",
     ),
     "name": (

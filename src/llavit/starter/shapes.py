@@ -14,6 +14,7 @@ from llavit.starter.studio import Studio
 SHAPES = ("circle", "rectangle", "triangle")
 COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 _ANSWERS = ("yes",) * 6 + ("no",) * 6 + SHAPES * 2 + COLOURS
+_MIN_QUESTIONS = 6
 _VAL_EVERY = 10  # of the official training pictures each tenth is for validation
 
 
@@ -24,7 +25,7 @@ def _by_answer(split: str) -> dict[str, tuple[tuple[int, str], ...]]:
     for image, rows in easyvqa_questions("test" if split == "test" else "train").items():
         if split != "test" and (image % _VAL_EVERY == 0) != (split == "val"):
             continue
-        if None in _truth(tuple(rows)):
+        if len(rows) < _MIN_QUESTIONS or None in _truth(tuple(rows)):
             continue
         for question, answer in rows:
             found.setdefault(answer, []).append((image, question))
@@ -69,8 +70,8 @@ def more(scene: Scene, studio: Studio) -> list[Question]:
     yes = [row for row in rows if row[1] == "yes"]
     no = [row for row in rows if row[1] == "no"]
     closed = min(2, len(yes), len(no))
-    rows = open_ones[:2] + studio.rng.sample(yes, closed) + studio.rng.sample(no, closed)
-    return [_question(question, answer) for question, answer in rows]
+    chosen = open_ones[:2] + studio.rng.sample(yes, closed) + studio.rng.sample(no, closed)
+    return [_question(question, answer) for question, answer in (chosen if len(chosen) >= 4 else rows)]
 
 
 def caption(scene: Scene, studio: Studio) -> str:

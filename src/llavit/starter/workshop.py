@@ -20,6 +20,13 @@ QUALITY = 95
 _CHUNK = 100
 _MIN_FOR_PROCESSES = 1_500  # below, starting a process costs more than it saves
 
+# A worker draws and needs nothing else: it registers the package without running its front, which imports torch.
+_BOOT = (
+    "import importlib.util as u, sys; "
+    "sys.modules['llavit'] = u.module_from_spec(u.find_spec('llavit')); "
+    "from llavit.starter.workshop import work; work()"
+)
+
 Records = dict[str, list[dict[str, Any]]]
 
 
@@ -108,7 +115,7 @@ def _in_processes(
             error = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed below
             errors.append(error)
             process = subprocess.Popen(
-                [sys.executable, "-m", "llavit.starter.workshop"],
+                [sys.executable, "-c", _BOOT],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=error,
@@ -153,7 +160,7 @@ def _listen(worker: int, process: subprocess.Popen[str], lines: Queue[tuple[int,
     lines.put((worker, None))
 
 
-def _work() -> None:
+def work() -> None:
     """Body of a worker: an order on stdin, one line of json per chunk on stdout."""
     order = json.load(sys.stdin)
     factories = [
@@ -162,7 +169,3 @@ def _work() -> None:
     ]
     for result in _here(Path(order["root"]), factories, [tuple(c) for c in order["chunks"]]):
         print(json.dumps(result), flush=True)
-
-
-if __name__ == "__main__":
-    _work()
