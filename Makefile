@@ -36,7 +36,7 @@ help:
 	@echo "make lint       ruff (rules and format) and mypy"
 	@echo "make clean      remove caches and build outputs; keeps $(VENV), runs/ and converted weights"
 	@echo
-	@echo "The first of them makes an environment in $(VENV), with a CPU build of torch; add TORCH=torch for CUDA."
+	@echo "The first call makes an environment in $(VENV), with a CPU build of torch; add TORCH=torch for CUDA."
 
 demo: $(VENV)/.starter
 	$(BIN)/llavit demo
