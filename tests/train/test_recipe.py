@@ -32,6 +32,7 @@ def test_a_recipe_is_typed_and_the_rest_has_defaults(recipe_file):
     assert recipe.stages[0].learning_rates.projector == 1e-3
     assert recipe.stages[0].learning_rates.llm == 0
     assert [stage.micro for stage in recipe.stages] == [8, 2]
+    assert load_recipe(recipe_file, ["stages.0.micro_batch_size=32"]).stages[0].micro == 8
     assert recipe.folder.as_posix() == "runs/try"
 
 
