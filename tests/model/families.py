@@ -96,7 +96,7 @@ def config_of(llm: str, tower: str = "clip", **switches) -> LlavitConfig:
 def tiny(
     llm: str, tower: str = "clip", backend: str | None = None, **switches
 ) -> LlavitForConditionalGeneration:
-    """Return a tiny random model in fp32 (default backend: transformers' choice), its visual QKV unlike its text QKV."""
+    """Return a tiny random model in fp32 (backend: transformers' choice), its visual QKV unlike the text QKV."""
     torch.manual_seed(0)
     config = config_of(llm, tower, **switches)
     model = LlavitForConditionalGeneration._from_config(config, attn_implementation=backend)

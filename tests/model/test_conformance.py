@@ -294,7 +294,7 @@ def test_a_left_padded_uneven_batch_equals_each_row_alone(llm, backend):
 def test_cached_decoding_equals_no_cache_over_turns_with_a_second_image(llm):
     model = tiny(llm)
     turns = [image_prompt([1, 5], 1, [6]), [7], [8], image_prompt([9], 1, [11, 12]), [13], [14]]
-    whole = torch.tensor([sum(turns, [])])
+    whole = torch.tensor([[token for turn in turns for token in turn]])
     expected = model(input_ids=whole, pixel_values=pixels(2)).logits[0]
     cache, seen, got, image = DynamicCache(config=model.config), 0, [], 0
     for turn in turns:

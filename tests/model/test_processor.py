@@ -71,7 +71,10 @@ def test_a_tokenizer_without_template_gets_the_documented_default():
 
 
 def test_a_template_that_knows_images_is_left_alone():
-    template = "{% for m in messages %}{% for p in m['content'] %}{% if p['type'] == 'image' %}<image>{% endif %}{% endfor %}{% endfor %}"
+    template = (
+        "{% for m in messages %}{% for p in m['content'] %}"
+        "{% if p['type'] == 'image' %}<image>{% endif %}{% endfor %}{% endfor %}"
+    )
     assert processor(chat_template=template).chat_template == template
 
 
@@ -96,7 +99,10 @@ def test_labels_follow_generation_marks_where_the_template_has_them():
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused_with_the_remedy():
-    template = "{% for m in messages %}{% if loop.last or m['role'] != 'assistant' %}{{ m['content'] }}|{% endif %}{% endfor %}"
+    template = (
+        "{% for m in messages %}{% if loop.last or m['role'] != 'assistant' %}"
+        "{{ m['content'] }}|{% endif %}{% endfor %}"
+    )
     ours = processor(template=template)
     with pytest.raises(ValueError, match="generation"):
         render_with_spans(ours, [user(text("a")), said("b"), user(text("c")), said("d")])
@@ -153,7 +159,7 @@ def test_an_unreadable_image_is_named(tmp_path):
     for path in (broken, tmp_path / "missing.png"):
         with pytest.raises(ValueError, match=rf"sample 7: cannot read image .*{path.name}"):
             processor().encode([user({"type": "image", "image": str(path)}, text("?"))], name="sample 7")
-    with pytest.raises(ValueError, match="expected an image as PIL.Image or path, got int"):
+    with pytest.raises(ValueError, match=r"expected an image as PIL\.Image or path, got int"):
         processor().encode([user({"type": "image", "image": 3})])
 
 

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -100,7 +100,7 @@ def build_llavit(
         _embed_as_mean(lm, image_token_id)
 
     extra_tokens = _extra_tokens(tower)
-    strategy = "default" if extra_tokens else "full"
+    strategy: Literal["default", "full"] = "default" if extra_tokens else "full"
     processor = LlavitProcessor(
         image_processor or _image_processor(tower, vision, image_size or tower.config.image_size),
         tokenizer,
@@ -123,7 +123,8 @@ def build_llavit(
     _check_image_size(tower, processor.image_seq_length - (0 if strategy == "default" else extra_tokens))
     model = _assemble(config, tower, lm)
     model.generation_config = _generation_config(lm, tokenizer, image_token_id)
-    return BuiltLlavit(model.to(dtype).eval(), processor)
+    model.to(dtype=dtype)  # type: ignore[call-arg]  # transformers' wrapper hides the signature
+    return BuiltLlavit(model.eval(), processor)
 
 
 def _load(auto: Any, source: str | Path | PreTrainedModel, dtype: torch.dtype | None, **kwargs: Any) -> Any:
@@ -217,7 +218,7 @@ def _assemble(
         model = LlavitForConditionalGeneration(config)
     decoder = lm.get_decoder()
     if config.visual_qkv:
-        install_routing(decoder, family_of(config.text_config))
+        install_routing(decoder, family_of(config.llm))
     inner = model.model
     inner.vision_tower, inner.language_model = tower, decoder
     inner.multi_modal_projector = LlavaMultiModalProjector(config).to(decoder.device)

@@ -12,7 +12,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import ProcessorMixin
 from transformers.utils.chat_template_utils import render_jinja_template
 
 Message = dict[str, Any]
@@ -73,16 +72,12 @@ def handles_parts(template: str | None) -> bool:
     return template is not None and re.search(r"""==\s*['"]image['"]""", template) is not None
 
 
-def render(
-    processor: ProcessorMixin, messages: Sequence[Message], add_generation_prompt: bool = False
-) -> str:
+def render(processor: Any, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
     """Render a conversation with the processor's chat template, one image token per image."""
     return _render(processor, messages, add_generation_prompt)[0]
 
 
-def render_with_spans(
-    processor: ProcessorMixin, messages: Sequence[Message]
-) -> tuple[str, list[tuple[int, int]]]:
+def render_with_spans(processor: Any, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
     """Render a conversation and find what the assistant says in it.
 
     Templates with `{% generation %}` mark the spans themselves. For all others a span begins where the text
@@ -120,8 +115,10 @@ def render_with_spans(
 
 
 def _render(
-    processor: ProcessorMixin, messages: Sequence[Message], add_generation_prompt: bool, spans: bool = False
+    processor: Any, messages: Sequence[Message], add_generation_prompt: bool, spans: bool = False
 ) -> tuple[str, list[tuple[int, int]]]:
+    texts: Any
+    generated: Any
     texts, generated = render_jinja_template(
         conversations=[list(messages)],
         chat_template=processor.chat_template,

@@ -44,7 +44,7 @@ def llava_key_mapping(config: LlavitConfig) -> dict[str, str]:
     """
     mapping = dict(_LLAVA_PREFIXES)
     if config.visual_qkv:
-        family = family_of(config.text_config)
+        family = family_of(config.llm)
         for name in family.projections:
             # Lookarounds, so that only `q_proj.` itself is replaced, and only inside the LLM's layers.
             attention = rf"language_model\.layers\.\d+\.{family.attention}"

@@ -1,9 +1,9 @@
 """Configuration: LLaVA's, plus one switch for each change that LLaViT makes."""
 
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub.dataclasses import strict
-from transformers import LlavaConfig
+from transformers import LlavaConfig, PreTrainedConfig
 
 
 @strict
@@ -35,6 +35,16 @@ class LlavitConfig(LlavaConfig):
     def is_mm_prefix_lm(self) -> bool:
         """Whether images are bidirectional blocks in the prompt (the name under which vLLM asks)."""
         return self.bidirectional_visual_attention
+
+    @property
+    def llm(self) -> PreTrainedConfig:
+        """The LLM's configuration."""
+        return cast(PreTrainedConfig, self.text_config)
+
+    @property
+    def tower(self) -> PreTrainedConfig:
+        """The vision tower's configuration."""
+        return cast(PreTrainedConfig, self.vision_config)
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:

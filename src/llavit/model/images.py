@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
-from transformers import BaseImageProcessor
 
 ImageLike = Image.Image | str | Path
 
@@ -27,7 +26,7 @@ def count_image_tokens(height: int, width: int, patch_size: int, extra_tokens: i
     return patches + extra_tokens - (1 if strategy == "default" else 0)
 
 
-def processed_size(image_processor: BaseImageProcessor) -> tuple[int, int]:
+def processed_size(image_processor: Any) -> tuple[int, int]:
     """Return (height, width) in pixels of every image that an image processor gives.
 
     Raises:

@@ -71,7 +71,9 @@ class LlavitPreTrainedModel(LlavaPreTrainedModel):
                 setattr(config, switch, kwargs.pop(switch))
         kwargs["key_mapping"] = {**(kwargs.get("key_mapping") or {}), **llava_key_mapping(config)}
         wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(
+        model: Any
+        info: Any
+        model, info = super().from_pretrained(  # type: ignore[misc]
             pretrained_model_name_or_path, *args, config=config, output_loading_info=True, **kwargs
         )
         model._weight_conversions = []  # saved under its own names, whatever it was loaded from
@@ -122,7 +124,7 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
     def __init__(self, config: LlavitConfig):
         super().__init__(config)
         if config.visual_qkv or config.bidirectional_visual_attention:
-            family = family_of(config.text_config)
+            family = family_of(config.llm)
             if config.bidirectional_visual_attention:
                 require_block_masks(self.language_model.config)
             if config.visual_qkv:
@@ -131,16 +133,16 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
 
     def forward(  # type: ignore[override]
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Any | None = None,
         inputs_embeds: torch.Tensor | None = None,
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
         image_sizes: torch.Tensor | None = None,
-        image_ids: torch.LongTensor | None = None,
+        image_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> LlavaModelOutputWithPast:
         """Run tower, projector and LLM.
@@ -165,9 +167,12 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
         Raises:
             ValueError: if visual tokens and images do not agree.
         """
-        if (input_ids is None) == (inputs_embeds is None):
+        if input_ids is not None and inputs_embeds is None:
+            tokens = input_ids
+        elif inputs_embeds is not None and input_ids is None:
+            tokens = inputs_embeds[..., 0]
+        else:
             raise ValueError("expected exactly one of input_ids and inputs_embeds, got both or neither")
-        tokens = input_ids if input_ids is not None else inputs_embeds[..., 0]
         # Decoding: one text token a row behind a cache. No image, so the LLM runs as it is.
         decoding = past_key_values is not None and tokens.shape[1] == 1 and pixel_values is None
         features = self._project_images(
@@ -187,7 +192,7 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
             inputs_embeds = inputs_embeds + 0.0 * self._blank_image_features().sum()
 
         has_visual = image_ids is not None and bool((image_ids >= 0).any())
-        if self.config.bidirectional_visual_attention and has_visual:
+        if self.config.bidirectional_visual_attention and image_ids is not None and has_visual:
             attention_mask = visual_attention_mask(
                 self.language_model.config,
                 image_ids,
@@ -279,7 +284,7 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
 
         [Contract] Distributed training hangs where one process uses a parameter and another does not.
         """
-        vision = self.config.vision_config
+        vision = self.config.tower
         side = min(vision.image_size, math.isqrt(self.config.image_seq_length) * vision.patch_size)
         pixels = torch.zeros(1, vision.num_channels, side, side, dtype=self.dtype, device=self.device)
         return torch.cat(list(self.get_image_features(pixel_values=pixels, return_dict=True).pooler_output))
@@ -304,9 +309,7 @@ class LlavitForConditionalGeneration(LlavitPreTrainedModel, LlavaForConditionalG
     def __init__(self, config: LlavitConfig):
         LlavaPreTrainedModel.__init__(self, config)
         self.model = LlavitModel(config)
-        self.lm_head = torch.nn.Linear(
-            config.text_config.hidden_size, config.text_config.vocab_size, bias=False
-        )
+        self.lm_head = torch.nn.Linear(config.llm.hidden_size, config.llm.vocab_size, bias=False)
         self.post_init()
 
     def copy_text_to_visual(self) -> None:
@@ -316,14 +319,14 @@ class LlavitForConditionalGeneration(LlavitPreTrainedModel, LlavaForConditionalG
 
     def forward(  # type: ignore[override]
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Any | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        image_ids: torch.LongTensor | None = None,
-        labels: torch.LongTensor | None = None,
+        image_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         supervised_logits_only: bool = False,
         **kwargs: Any,
@@ -368,7 +371,7 @@ class LlavitForConditionalGeneration(LlavitPreTrainedModel, LlavaForConditionalG
             logits=logits_kv,
             labels=None,
             shift_labels=targets_bl[supervised].to(logits_kv.device),
-            vocab_size=self.config.text_config.vocab_size,
+            vocab_size=self.config.llm.vocab_size,
             num_items_in_batch=num_items,
         )
         return LlavaCausalLMOutputWithPast(

@@ -97,7 +97,7 @@ def _take_route(attention: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tu
     return args, kwargs
 
 
-def install_routing(language_model: nn.Module, family: Family) -> None:
+def install_routing(language_model: Any, family: Family) -> None:
     """Replace the QKV projections of every layer of an LLM by routed ones, in place.
 
     Args:
