@@ -208,6 +208,20 @@ def test_the_right_option_stands_equally_often_at_each_position(exam_items: list
         assert max(places.values()) - min(places.values()) <= 1, (task, places)
 
 
+def test_a_category_alone_does_not_tell_whether_a_thing_is_there():
+    category = {c.name: c.category for c in concepts.all_concepts()}
+    factory = Factory("val", (("exist", 1.0),), 112, seed=0)
+    asked: dict[str, Counter] = {"yes": Counter(), "no": Counter()}
+    for index in range(1200):
+        question = factory.item(index).question
+        name = question.slots["a_thing"].split(" ", 1)[1]
+        if name in category:  # not one with a colour in front
+            asked[question.answer][category[name]] += 1
+    best = sum(max(asked["yes"][c], asked["no"][c]) for c in {*asked["yes"], *asked["no"]})
+    # what a guess from the category alone would score; 0.5 is chance, and noise of 900 questions adds some
+    assert best / sum(sum(counts.values()) for counts in asked.values()) < 0.56
+
+
 def test_wrong_options_are_as_new_as_the_right_one(exam_items: list[Item]):
     for item in exam_items:
         if item.question.key == "name.options" and item.question.options:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
+
 Rgb = tuple[int, int, int]
 
 COLOURS: dict[str, Rgb] = {
@@ -24,25 +26,30 @@ BACKGROUNDS: dict[str, Rgb] = {
     "light green": (204, 240, 200),
     "pink": (255, 206, 222),
 }
+# sRGB to XYZ, each row divided by that of the white point
+_XYZ = np.array(
+    [
+        [0.4124 / 0.95047, 0.3576 / 0.95047, 0.1805 / 0.95047],
+        [0.2126, 0.7152, 0.0722],
+        [0.0193 / 1.08883, 0.1192 / 1.08883, 0.9505 / 1.08883],
+    ]
+)
 MIN_DISTANCE = 30.0
 """Smallest CIE76 distance of a paint from the background that it lies on."""
 
 
-def _lab(rgb: Rgb) -> tuple[float, float, float]:
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in rgb)]
-    r, g, b = linear
-    xyz = (
-        (0.4124 * r + 0.3576 * g + 0.1805 * b) / 0.95047,
-        0.2126 * r + 0.7152 * g + 0.0722 * b,
-        (0.0193 * r + 0.1192 * g + 0.9505 * b) / 1.08883,
-    )
-    x, y, z = (v ** (1 / 3) if v > 0.008856 else 7.787 * v + 16 / 116 for v in xyz)
-    return 116 * y - 16, 500 * (x - y), 200 * (y - z)
+def lab(rgb: np.ndarray) -> np.ndarray:
+    """CIE Lab of sRGB colours, both (..., 3)."""
+    share = np.asarray(rgb, dtype=np.float64) / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    x, y, z = np.moveaxis(linear @ _XYZ.T, -1, 0)
+    x, y, z = (np.where(v > 0.008856, np.cbrt(v), 7.787 * v + 16 / 116) for v in (x, y, z))
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 
 
-def distance(one: Rgb, other: Rgb) -> float:
-    """CIE76 colour difference; about 2 is just visible, 30 is plain to anyone."""
-    return sum((a - b) ** 2 for a, b in zip(_lab(one), _lab(other), strict=True)) ** 0.5
+def distance(one: Rgb | np.ndarray, other: Rgb) -> np.ndarray:
+    """CIE76 difference of a colour, or of many (..., 3), from another; about 2 is just visible, 30 is plain."""
+    return np.linalg.norm(lab(np.asarray(one)) - lab(np.asarray(other)), axis=-1)
 
 
 @cache

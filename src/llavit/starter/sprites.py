@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from functools import cache
 
+import numpy as np
 from PIL import Image
 
 from llavit.starter.palette import BACKGROUNDS, Rgb, distance
@@ -49,22 +50,20 @@ def paste(
     """Draw a sprite into `box` (left, top, right, bottom) of an RGB canvas, in one colour if a tint is given."""
     size = (box[2] - box[0], box[3] - box[1])
     raster = RASTER if max(size) <= RASTER else max(canvas.size)
-    drawn = sprite(source, file, raster).resize(size, Image.Resampling.LANCZOS)
+    drawn = sprite(source, file, raster)
     if tint is None:
+        drawn = drawn.resize(size, Image.Resampling.LANCZOS)
         canvas.paste(drawn, box[:2], drawn)
     else:
-        canvas.paste(tint, box, drawn.getchannel("A"))
+        canvas.paste(tint, box, drawn.getchannel("A").resize(size, Image.Resampling.LANCZOS))
 
 
 @cache
 def backgrounds_behind(source: str, file: str) -> tuple[str, ...]:
     """Backgrounds on which an untinted drawing is plainly visible: at least a third of it differs from them."""
     small = sprite(source, file).resize((24, 24), Image.Resampling.BILINEAR)
-    raw = small.tobytes()
-    seen = [(raw[i], raw[i + 1], raw[i + 2]) for i in range(0, len(raw), 4) if raw[i + 3] > 128]
-    share = {
-        name: sum(distance(rgb, ground) >= 15 for rgb in seen) / max(1, len(seen))
-        for name, ground in BACKGROUNDS.items()
-    }
+    pixels = np.asarray(small)
+    seen = pixels[pixels[..., 3] > 128][:, :3]
+    share = {name: float((distance(seen, ground) >= 15).mean()) for name, ground in BACKGROUNDS.items()}
     plain = tuple(name for name in BACKGROUNDS if share[name] >= 0.35)
     return plain or (max(share, key=lambda name: share[name]),)

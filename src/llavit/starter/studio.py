@@ -70,12 +70,16 @@ class Studio:
         return chosen
 
     def absent(self, present: Sequence[Concept], number: int = 1) -> list[Concept]:
-        """Concepts that are not there and look like nothing that is: half of them of a category that is there."""
+        """Concepts that are not there and look like nothing that is: half of them of the category of one that is.
+
+        Those without a category count as one more category, so that absent concepts are as often of each
+        category as present ones, and a category alone never gives an answer away.
+        """
         found: list[Concept] = []
-        shown = {c.category for c in present if c.category}
-        near = [c for c in self.concepts if c.category in shown]
+        category = self.rng.choice(present).category
+        near = [c for c in self.concepts if c.category == category]
         while len(found) < number:
-            among = near if near and self.rng.random() < 0.5 else self.concepts
+            among = near if self.rng.random() < 0.5 else self.concepts
             concept = self.rng.choice(among)
             if not confusable(concept.name, [c.name for c in (*present, *found)]):
                 found.append(concept)

@@ -18,7 +18,7 @@ from llavit.starter.items import Factory, Item, render
 
 QUALITY = 95
 _CHUNK = 100
-_MIN_FOR_PROCESSES = 1_500  # below, starting a process costs more than it saves
+_MIN_FOR_PROCESSES = 6_000  # below, a second process spends its time on drawings that the first one knows
 
 # A worker draws and needs nothing else: it registers the package without running its front, which imports torch.
 _BOOT = (
