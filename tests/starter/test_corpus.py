@@ -284,3 +284,18 @@ def test_larger_pictures_show_the_same_scenes(tmp_path: Path, built: Corpus):
         assert image.size == (224, 224)
     same = [a["answer"] == b["answer"] for a, b in zip(load(large.test), load(built.test), strict=False)]
     assert sum(same) > 0.9 * len(same)
+
+
+def test_the_readme_runs_and_names_files_that_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = Path(corpus_module.__file__).parent
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    table = text.split("## Mental model")[1].split("## ")[0]
+    named = re.findall(r"`(\w+\.(?:py|json))`", table)
+    assert len(named) > 10
+    for name in named:
+        written_by_a_build = name.removesuffix(".json") in ("pretrain", "instruct", "val", "test", "manifest")
+        assert written_by_a_build or (folder / name).exists(), name
+    monkeypatch.chdir(tmp_path)
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(block, {})
+    assert open_corpus("starter-corpus").counts["pretrain"] == 20
