@@ -43,6 +43,7 @@ def build_llavit(
     tokenizer: Any = None,
     image_processor: BaseImageProcessor | None = None,
     image_token: str = "<image>",
+    chat_template: str | None = None,
     dtype: torch.dtype | None = None,
     attn_implementation: str | None = None,
 ) -> BuiltLlavit:
@@ -64,6 +65,7 @@ def build_llavit(
         tokenizer: needed where `llm` is a loaded model without a known folder.
         image_processor: default: that in the tower's folder, else a plain one for the tower's family.
         image_token: the text token that stands for a visual token.
+        chat_template: Jinja template of a conversation; default the tokenizer's own.
         dtype: of the weights; default that of the LLM's checkpoint.
         attn_implementation: of the LLM: "sdpa" (default), "eager" or "flex_attention".
 
@@ -106,6 +108,7 @@ def build_llavit(
         tokenizer,
         patch_size=tower.config.patch_size,
         vision_feature_select_strategy=strategy,
+        chat_template=chat_template,
         image_token=image_token,
         num_additional_image_tokens=extra_tokens,
     )

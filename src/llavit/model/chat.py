@@ -119,7 +119,7 @@ def _render(
 ) -> tuple[str, list[tuple[int, int]]]:
     texts: Any
     generated: Any
-    texts, generated = render_jinja_template(
+    texts, generated = render_jinja_template(  # type: ignore[str-unpack]
         conversations=[list(messages)],
         chat_template=processor.chat_template,
         add_generation_prompt=add_generation_prompt,

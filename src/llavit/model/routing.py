@@ -22,29 +22,43 @@ class VisualRoute(NamedTuple):
     """Which tokens of a flattened batch (b*l) take which projection.
 
     Attributes:
-        text: (t,) positions of text tokens.
-        visual: (v,) positions of visual tokens.
-        restore: (t+v,) puts rows ordered as `text` then `visual` back in their places.
+        order: (t+v,) positions of the text tokens, then those of the visual tokens.
+        restore: (t+v,) the inverse: puts rows in that order back in their places.
+        texts: t, the number of text tokens.
     """
 
-    text: torch.Tensor
-    visual: torch.Tensor
+    order: torch.Tensor
     restore: torch.Tensor
+    texts: int
 
     @classmethod
     def from_mask(cls, visual_mask_bl: torch.Tensor) -> "VisualRoute":
         """Make a route from a boolean mask that is true at visual tokens.
 
         Example:
-            >>> VisualRoute.from_mask(torch.tensor([[False, True, False]])).text.tolist()
-            [0, 2]
+            >>> VisualRoute.from_mask(torch.tensor([[False, True, False]])).order.tolist()
+            [0, 2, 1]
         """
         mask = visual_mask_bl.reshape(-1)
         text, visual = (~mask).nonzero().squeeze(1), mask.nonzero().squeeze(1)
         order = torch.cat([text, visual])
         restore = torch.empty_like(order)
         restore[order] = torch.arange(order.numel(), device=order.device)
-        return cls(text, visual, restore)
+        return cls(order, restore, text.numel())
+
+
+class _Permute(torch.autograd.Function):
+    """Reorder rows. Knowing the inverse, the backward pass is a reordering too and not a scattered sum."""
+
+    @staticmethod
+    def forward(ctx: Any, x_nd: torch.Tensor, order: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(inverse)
+        return x_nd.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return gradients[0].index_select(0, inverse), None, None
 
 
 class RoutedLinear(nn.Module):
@@ -83,9 +97,10 @@ class RoutedLinear(nn.Module):
         if self.route is None:
             return self.text(x_bld)
         x_nd = x_bld.reshape(-1, x_bld.shape[-1])
-        y_to = self.text(x_nd.index_select(0, self.route.text))
-        y_vo = self.visual(x_nd.index_select(0, self.route.visual))
-        y_no = torch.cat([y_to, y_vo]).index_select(0, self.route.restore)
+        order, restore, texts = self.route
+        x_nd = _Permute.apply(x_nd, order, restore)
+        y_no = torch.cat([self.text(x_nd[:texts]), self.visual(x_nd[texts:])])
+        y_no = _Permute.apply(y_no, restore, order)
         return y_no.view(*x_bld.shape[:-1], -1)
 
 

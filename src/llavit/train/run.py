@@ -167,6 +167,7 @@ def _start(spec: ModelSpec) -> tuple[Any, Any]:
         visual_qkv=spec.visual_qkv,
         bidirectional_visual_attention=spec.bidirectional_visual_attention,
         image_size=spec.image_size,
+        chat_template=spec.chat_template,
         dtype=torch.float32,
     )
 
