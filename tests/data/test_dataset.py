@@ -1,8 +1,11 @@
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
+from llavit import data
 from llavit.data import Collator, ConversationDataset, SkipLog, Skipped, open_reader
 
 
@@ -75,6 +78,8 @@ def test_the_skip_log_goes_on_where_a_killed_run_left_it(tmp_path):
     log = SkipLog(path, max_skipped=2)
     log.add([Skipped("a", "no file")])
     assert len(log) == 1
+    with pytest.raises(ValueError, match="1 bad records, more than max_skipped = 0"):
+        SkipLog(path, max_skipped=0).add([Skipped("a", "no file")])
 
 
 @pytest.mark.parametrize(
@@ -110,3 +115,17 @@ def test_a_batch_may_have_no_image():
 def test_samples_without_labels_make_a_batch_without_labels():
     samples = [{key: value for key, value in row(2).items() if key != "labels"} for _ in range(2)]
     assert "labels" not in Collator(0, padding_side="left")(samples)
+
+
+def test_the_readme_runs(tiny, monkeypatch, capsys):
+    text = Path(data.__file__).with_name("README.md").read_text()
+    block = text.split("```python\n")[1].split("```")[0]
+    folder = tiny.data.parent
+    (folder / "images").mkdir(exist_ok=True)
+    for picture in folder.glob("*.png"):
+        shutil.copy(picture, folder / "images")
+    monkeypatch.chdir(folder)
+    exec(block, {"processor": tiny.build().processor})
+    shown = capsys.readouterr().out
+    assert "images/0.png" in shown
+    assert "'pixel_values': torch.Size([2, 3, 16, 16])" in shown

@@ -12,7 +12,7 @@ from llavit import LlavitForConditionalGeneration, LlavitProcessor
 from llavit.train import precision
 from llavit.train.parts import parameters_by_part
 from llavit.train.progress import read_step_log
-from llavit.train.recipe import load_recipe
+from llavit.train.recipe import RECIPES, load_recipe
 from llavit.train.run import train
 from llavit.train.trainer import LlavitTrainer
 
@@ -29,6 +29,14 @@ def until(self, *args):
     return step(self, *args)
 LlavitTrainer.training_step = until
 train(load_recipe({recipe!r}, {overrides!r}), output={output!r}, progress=False)
+"""
+
+
+TOGETHER = """
+import sys
+from llavit.train.recipe import load_recipe
+from llavit.train.run import train
+train(load_recipe(sys.argv[1], sys.argv[3:]), output=sys.argv[2], progress=False)
 """
 
 
@@ -175,6 +183,36 @@ def test_a_killed_run_resumes_to_the_same_losses_and_weights_to_the_bit(run, tin
     assert not (tmp_path / "pretrain.work").exists()
 
 
+def test_two_processes_train_as_one_also_where_one_of_them_sees_no_image(tiny, tmp_path):
+    script = tmp_path / "together.py"
+    script.write_text(TOGETHER)
+    # Micro-batches of one: every third record has no image, so the processes differ in most steps.
+    overrides = ["stages.0.micro_batch_size=1", "stages.1.micro_batch_size=1", "stages.0.save_every=3"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        str(script),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    arguments = [str(tiny.recipe_file), str(tmp_path / "two"), *overrides]
+    subprocess.run([*launch, *arguments], env=environment, timeout=120, check=True, capture_output=True)
+    train(tiny.recipe(*overrides), output=tmp_path / "one", progress=False)
+    for stage in ("pretrain", "instruct"):
+        one, two = (read_step_log(tmp_path / name / stage / "train_log.jsonl") for name in ("one", "two"))
+        for a, b in zip(one, two, strict=True):
+            assert (a["samples"], a["supervised_tokens"]) == (b["samples"], b["supervised_tokens"])
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)  # float32: sums in another order
+            assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+
+
+def test_worker_processes_change_nothing(run, tiny, tmp_path):
+    train(tiny.recipe("stages.0.workers=1", "stages.1.workers=1"), output=tmp_path, progress=False)
+    assert losses(tmp_path / "instruct") == losses(run / "instruct")
+
+
 def test_a_run_stopped_after_its_last_checkpoint_only_publishes(run, tiny, tmp_path, monkeypatch):
     recipe = tiny.recipe("stages.0.save_every=2")
     with monkeypatch.context() as patch:
@@ -222,6 +260,28 @@ def test_left_out_records_are_written_beside_the_result(tiny, tmp_path):
     skipped = [json.loads(line) for line in (tmp_path / "pretrain/skipped.jsonl").read_text().splitlines()]
     assert [row["id"] for row in skipped] == ["i0 (#0)"]
     assert "absent.png" in skipped[0]["reason"]
+
+
+def test_a_run_that_a_bad_record_stopped_goes_on_when_told_to_skip_it(tiny, tmp_path):
+    rows = json.loads(tiny.data.read_text())
+    rows[0]["image"] = "absent.png"
+    data = tiny.data.with_name("torn.json")
+    data.write_text(json.dumps(rows))
+    stops = ["stages.0.save_every=1", f"stages.0.data={{path: {data}}}", "stages.1.steps=1"]
+    with pytest.raises(ValueError, match=r"i0 \(#0\).*absent.png"):
+        train(tiny.recipe(*stops), output=tmp_path, progress=False)
+    train(tiny.recipe(*stops, "stages.0.data.on_error=skip"), output=tmp_path, progress=False)
+    assert [row["step"] for row in read_step_log(tmp_path / "pretrain/train_log.jsonl")] == [1, 2, 3, 4]
+
+
+def test_the_readme_runs(monkeypatch):
+    called = []
+    monkeypatch.setattr("llavit.train.run.train", lambda recipe, **options: called.append((recipe, options)))
+    text = (RECIPES.parent / "README.md").read_text()
+    exec(text.split("```python\n")[1].split("```")[0], {})
+    ((recipe, options),) = called
+    assert (recipe.stages[0].steps, recipe.stages[1].learning_rates.llm) == (100, 1e-5)
+    assert options == {"output": "runs/try"}
 
 
 def test_an_unknown_starter_part_is_an_error(tiny, tmp_path):

@@ -121,12 +121,11 @@ class SkipLog:
             ValueError: more than `max_skipped` different records were left out.
         """
         for record in records:
-            if record.id in self.skipped:
-                continue
-            self.skipped[record.id] = record
-            if self.path is not None:
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
+            if record.id not in self.skipped:
+                self.skipped[record.id] = record
+                if self.path is not None:
+                    with self.path.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
             if len(self) > self.max_skipped:
                 where = f"; all of them are in {self.path}" if self.path is not None else ""
                 raise ValueError(

@@ -23,6 +23,9 @@ RECORD = "stage.json"
 _HOW_NOT_WHAT = ("micro_batch_size", "gradient_checkpointing", "save_every", "keep_checkpoints", "workers")
 """Keys of a stage that change how it is computed, not what comes out: they may differ when it is resumed."""
 
+_NOT_THE_RECORDS = ("path", "limit", "on_error", "max_skipped")
+"""Keys of a stage's data for which its records stand, or that only say when to stop."""
+
 
 def stage_identity(recipe: Recipe, index: int, fingerprint: str, before: str | None) -> dict[str, Any]:
     """Collect all that decides what comes out of a stage.
@@ -34,7 +37,8 @@ def stage_identity(recipe: Recipe, index: int, fingerprint: str, before: str | N
         before: `digest` of the stage before, None for the first.
     """
     stage = {key: value for key, value in to_plain(recipe.stages[index]).items() if key not in _HOW_NOT_WHAT}
-    stage["data"] = {**stage["data"], "path": None, "records": fingerprint}
+    data = {key: value for key, value in stage["data"].items() if key not in _NOT_THE_RECORDS}
+    stage["data"] = {**data, "records": fingerprint}
     start = {"model": to_plain(recipe.model)} if before is None else {"the stage before": before}
     return {**start, "seed": recipe.seed, "dtype": recipe.dtype, "stage": stage}
 
