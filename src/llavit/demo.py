@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,11 +34,15 @@ KINDS = {
 """What the demo's pictures show, with the weight of each kind in training; the test asks each kind alike."""
 
 
-def run_demo(output: str | Path = "runs/demo") -> Path:
+def run_demo(
+    output: str | Path = "runs/demo", overrides: Sequence[str] = (), counts: Mapping[str, int] = CORPUS
+) -> Path:
     """Build the starter, train, test, and write `report.json` and `report.html`.
 
     Args:
         output: folder of the run; also holds the pictures and both stages' models.
+        overrides: changes to the recipe `demo`, as `--set` takes them.
+        counts: pictures of each split.
 
     Returns:
         the folder of the trained model.
@@ -70,13 +74,13 @@ def run_demo(output: str | Path = "runs/demo") -> Path:
 
     console.rule("2 of 4  Pictures", align="left")
     with clock.measure("pictures"), progress_bar("drawing") as progress:
-        corpus = build_corpus(folder / "data", kinds=KINDS, progress=progress, **CORPUS)
+        corpus = build_corpus(folder / "data", kinds=KINDS, progress=progress, **counts)
     console.print(
         f"{sum(corpus.counts.values()):,} pictures in {corpus.root}", highlight=False, soft_wrap=True
     )
 
     console.rule("3 of 4  Training", align="left")
-    recipe = load_recipe("demo")
+    recipe = load_recipe("demo", overrides)
     files = {"pretrain": corpus.pretrain, "instruct": corpus.instruct}
     stages = tuple(replace(s, data=replace(s.data, path=str(files[s.name]))) for s in recipe.stages)
     with clock.measure("training"):
@@ -126,6 +130,7 @@ def _report(
 ) -> dict[str, Any]:
     """Write report.json and report.html."""
     from llavit.evaluate.report import environment, render_report, score_report
+    from llavit.evaluate.sheet import save_sheet
     from llavit.train.progress import read_step_log
     from llavit.train.run import STEP_LOG
 
@@ -159,6 +164,7 @@ def _report(
         made,
     )
     (folder / "report.html").write_text(html, encoding="utf-8")
+    save_sheet(items, answers, folder / "sheet.png")
     return report
 
 

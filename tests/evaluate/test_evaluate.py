@@ -15,6 +15,7 @@ from llavit.evaluate import (
     scores_by_task,
 )
 from llavit.evaluate.report import render_report, score_report
+from llavit.evaluate.sheet import first_of_each_task, save_sheet
 
 
 def items(folder) -> list[Item]:
@@ -100,3 +101,11 @@ def test_the_report_holds_every_number_and_is_one_file(tmp_path):
     assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     ).replace("https://matplotlib.org", "")
+
+
+def test_the_sheet_shows_the_first_items_of_each_task_whatever_their_result(tmp_path):
+    four = items(tmp_path)
+    assert first_of_each_task(four, 2) == [0, 1, 3]
+    save_sheet(four, ["red", "wrong", "red", ""], tmp_path / "sheet.png", columns=2)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert min(sheet.size) > 100

@@ -119,3 +119,8 @@ def image_prompt(text: list[int], images: int = 1, more: list[int] | None = None
 def pixels(count: int, seed: int = 0) -> torch.Tensor:
     """Return (count, 3, 12, 12) random images."""
     return torch.randn(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+
+
+def inputs_of_one_image() -> dict[str, torch.Tensor]:
+    """Return a batch of one prompt with one image."""
+    return {"input_ids": torch.tensor([image_prompt([1, 5], 1, [7])]), "pixel_values": pixels(1)}

@@ -133,3 +133,12 @@ def test_errors_say_what_was_expected(parts):
         build_llavit(
             CLIPVisionModel(CLIPVisionConfig(**TOWERS["clip"]().to_dict())), llm, vision_feature_layer=-2
         )
+
+
+def test_a_chat_template_of_ones_own_is_used(parts):
+    _, processor = build_llavit(
+        *parts,
+        vision_feature_layer=-2,
+        chat_template="{% for m in messages %}[{{ m['content'] }}]{% endfor %}",
+    )
+    assert processor.render(MESSAGES) == "[<image>\n?]"

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from llavit.evaluate.items import Item
 from llavit.evaluate.score import accuracy, is_right, majority_answers, scores_by_task
+from llavit.evaluate.sheet import first_of_each_task
 
 
 def score_report(
@@ -119,23 +120,19 @@ def render_report(
 def _cards(
     items: Sequence[Item], answers: Sequence[str], blind: Sequence[str], per_task: int
 ) -> list[dict[str, Any]]:
-    cards: dict[str, list[dict[str, Any]]] = {}
-    for item, answer, without in zip(items, answers, blind, strict=True):
-        of_task = cards.setdefault(item.task, [])
-        if len(of_task) < per_task:
-            of_task.append(
-                {
-                    "data": base64.b64encode(item.image.read_bytes()).decode(),
-                    "kind": "png" if item.image.suffix == ".png" else "jpeg",
-                    "question": item.question.split("\n")[0],
-                    "answer": answer,
-                    "truth": item.answer,
-                    "right": is_right(answer, item),
-                    "blind": without,
-                    "unseen": " and ".join(sorted(item.unseen)),
-                }
-            )
-    return [card for of_task in cards.values() for card in of_task]
+    return [
+        {
+            "data": base64.b64encode(items[i].image.read_bytes()).decode(),
+            "kind": "png" if items[i].image.suffix == ".png" else "jpeg",
+            "question": items[i].question.split("\n")[0],
+            "answer": answers[i],
+            "truth": items[i].answer,
+            "right": is_right(answers[i], items[i]),
+            "blind": blind[i],
+            "unseen": " and ".join(sorted(items[i].unseen)),
+        }
+        for i in first_of_each_task(items, per_task)
+    ]
 
 
 def _loss_svg(losses: Mapping[str, Sequence[float]]) -> str:

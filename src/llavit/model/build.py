@@ -15,13 +15,13 @@ from transformers import (
     GenerationConfig,
     PreTrainedModel,
 )
-from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from llavit.model.configuration import LlavitConfig
 from llavit.model.families import family_of
 from llavit.model.modeling import LlavitForConditionalGeneration
 from llavit.model.processor import LlavitProcessor, single_token_id
+from llavit.model.projector import LlavitProjector
 from llavit.model.routing import install_routing
 
 
@@ -39,6 +39,7 @@ def build_llavit(
     vision_feature_layer: int | list[int],
     visual_qkv: bool = True,
     bidirectional_visual_attention: bool = True,
+    vision_feature_norm: bool = False,
     image_size: int | None = None,
     tokenizer: Any = None,
     image_processor: BaseImageProcessor | None = None,
@@ -61,6 +62,7 @@ def build_llavit(
             several (local and global features); LLaVA takes -2.
         visual_qkv: give visual tokens their own QKV projections.
         bidirectional_visual_attention: let the tokens of an image see each other in both directions.
+        vision_feature_norm: normalise each tower layer's features, so that layers of different scale weigh alike.
         image_size: height and width of processed images in pixels; default the tower's own.
         tokenizer: needed where `llm` is a loaded model without a known folder.
         image_processor: default: that in the tower's folder, else a plain one for the tower's family.
@@ -121,6 +123,7 @@ def build_llavit(
         image_seq_length=processor.image_seq_length,
         visual_qkv=visual_qkv,
         bidirectional_visual_attention=bidirectional_visual_attention,
+        vision_feature_norm=vision_feature_norm,
         dtype=dtype,
     )
     _check_image_size(tower, processor.image_seq_length - (0 if strategy == "default" else extra_tokens))
@@ -224,7 +227,7 @@ def _assemble(
         install_routing(decoder, family_of(config.llm))
     inner = model.model
     inner.vision_tower, inner.language_model = tower, decoder
-    inner.multi_modal_projector = LlavaMultiModalProjector(config).to(decoder.device)
+    inner.multi_modal_projector = LlavitProjector(config).to(decoder.device)
     model.lm_head = lm.get_output_embeddings()
     for part in (model, inner):  # the parts' configurations hold their attention implementations
         part.config.vision_config, part.config.text_config = tower.config, decoder.config

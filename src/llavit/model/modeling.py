@@ -4,7 +4,7 @@ Architecture only. What differs from transformers' LLaVA, and where it is:
 
 1. separate QKV for visual tokens: `routing.py`, installed in `LlavitModel.__init__`;
 2. bidirectional attention within an image: `masks.py`, applied in `LlavitModel.forward`;
-3. global and local features: `config.vision_feature_layer` is a list (transformers' LLaVA concatenates them).
+3. global and local features: `config.vision_feature_layer` is a list (`projector.py`).
 
 Shapes: b batch, l sequence, v visual tokens, n images, d LLM width, k supervised tokens.
 """
@@ -26,6 +26,7 @@ from llavit.model.checkpoint import VISUAL_KEY, llava_key_mapping
 from llavit.model.configuration import LlavitConfig
 from llavit.model.families import family_of
 from llavit.model.masks import image_ids_from_counts, require_block_masks, visual_attention_mask
+from llavit.model.projector import LlavitProjector
 from llavit.model.routing import VisualRoute, install_routing, routed_linears
 
 logger = logging.getLogger(__name__)
@@ -123,6 +124,7 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
 
     def __init__(self, config: LlavitConfig):
         super().__init__(config)
+        self.multi_modal_projector = LlavitProjector(config)
         if config.visual_qkv or config.bidirectional_visual_attention:
             family = family_of(config.llm)
             if config.bidirectional_visual_attention:

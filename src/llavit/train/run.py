@@ -166,6 +166,7 @@ def _start(spec: ModelSpec) -> tuple[Any, Any]:
         vision_feature_layer=layers if isinstance(layers, int) else list(layers),
         visual_qkv=spec.visual_qkv,
         bidirectional_visual_attention=spec.bidirectional_visual_attention,
+        vision_feature_norm=spec.vision_feature_norm,
         image_size=spec.image_size,
         chat_template=spec.chat_template,
         dtype=torch.float32,

@@ -1,0 +1,42 @@
+"""The demo: from nothing to a report, and again from what is there."""
+
+import json
+import time
+
+import pytest
+
+from llavit.demo import run_demo
+
+SHORT = [
+    *(f"stages.{stage}.{key}" for stage in ("pretrain", "instruct") for key in ("steps=1", "batch_size=2")),
+    "stages.pretrain.save_every=1",
+]
+COUNTS = {"pretrain": 4, "instruct": 4, "val": 0, "test": 8}
+
+
+def test_the_demo_writes_its_report_and_a_second_run_reuses_everything(tmp_path):
+    model = run_demo(tmp_path, SHORT, COUNTS)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {"accuracy", "blind_accuracy", "majority_accuracy", "per_task", "seconds", "loss"} <= report.keys()
+    assert {stage: len(losses) for stage, losses in report["loss"].items()} == {"pretrain": 1, "instruct": 1}
+    assert report["items"] == sum(row["items"] for row in report["per_task"].values()) == 8
+    page = (tmp_path / "report.html").read_text()
+    assert "<svg" in page and "data:image/jpeg;base64" in page
+    assert (tmp_path / "sheet.png").stat().st_size > 10_000
+    written = (model / "model.safetensors").stat().st_mtime_ns
+
+    start = time.monotonic()
+    assert run_demo(tmp_path, SHORT, COUNTS) == model
+    assert time.monotonic() - start < 10
+    assert (model / "model.safetensors").stat().st_mtime_ns == written
+    again = json.loads((tmp_path / "report.json").read_text())
+    assert again["per_task"] == report["per_task"]
+
+
+@pytest.mark.slow
+def test_the_demo_sees(tmp_path):
+    """The whole demo: at least 30 points over the same model without the pictures."""
+    run_demo(tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["accuracy"] - report["blind_accuracy"] >= 0.30
+    assert report["accuracy"] > report["majority_accuracy"]

@@ -1,0 +1,78 @@
+"""README: its Python runs, its recipe is valid, its commands and files exist, its figures come from the report."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_the_first_python_block_runs_on_the_starter(capsys):
+    exec(compile(blocks("python")[0], "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_the_llava_block_runs_on_a_llava_checkpoint(tmp_path):
+    from tests.model.test_conformance import LLAVA, llava_twin, tiny
+
+    llava_twin(tiny("llama", **LLAVA, vision_feature_layer=-2)).save_pretrained(tmp_path)
+    code = blocks("python")[1].replace("llava-hf/llava-1.5-7b-hf", str(tmp_path))
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["llavit"].config.visual_qkv and not names["llava"].config.visual_qkv
+
+
+def test_the_recipe_is_valid(tmp_path):
+    from llavit.train import load_recipe
+
+    (tmp_path / "mine.yaml").write_text(blocks("yaml")[0])
+    recipe = load_recipe(tmp_path / "mine.yaml", ["stages.0.steps=100"])
+    assert [stage.name for stage in recipe.stages] == ["pretrain", "instruct"]
+
+
+def test_the_commands_exist():
+    from typer.main import get_command
+
+    from llavit.cli import app
+
+    known = set(get_command(app).commands)
+    named = {
+        line.split()[1]
+        for block in blocks("bash")
+        for line in block.splitlines()
+        if line.startswith("llavit ")
+    }
+    assert named and named <= known
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\S+)", "\n".join(blocks("bash")), re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_every_linked_or_named_file_exists():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    named = re.findall(r"`((?:tests|src|docs)/[^`]+)`", README)
+    for path in [*links, *named]:
+        assert (ROOT / path).exists(), path
+
+
+def test_the_demos_figures_are_those_of_its_report():
+    report = json.loads((ROOT / "docs" / "demo" / "report.json").read_text())
+    for key in ("accuracy", "blind_accuracy", "majority_accuracy"):
+        assert f"{100 * report[key]:.0f} %" in README, (key, report[key])
+    assert report["accuracy"] - report["blind_accuracy"] >= 0.30
+
+
+def test_importing_llavit_registers_the_auto_classes():
+    code = (
+        "import llavit, transformers as t;"
+        "config = t.AutoConfig.for_model('llavit');"
+        "assert type(config) is llavit.LlavitConfig"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
