@@ -3,7 +3,7 @@
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor, CLIPImageProcessorPil
+from transformers import AutoProcessor, CLIPImageProcessorPil, LlavaProcessor
 
 from llavit import LlavitProcessor
 from llavit.model.chat import DEFAULT_CHAT_TEMPLATE, render_with_spans
@@ -205,3 +205,28 @@ def test_an_upright_picture_is_made_of_a_rotated_one(tmp_path):
     from llavit.model.images import load_image
 
     assert load_image(tmp_path / "turned.jpg").size == (8, 4)
+
+
+def test_a_llava_processor_loads_unchanged(tmp_path):
+    template = (
+        "{% for m in messages %}{{ m['role'].upper() }}: {% for p in m['content'] %}"
+        "{% if p['type'] == 'image' %}<image>\n{% else %}{{ p['text'] }}{% endif %}{% endfor %}{% endfor %}"
+    )
+    ours = processor()
+    llava = LlavaProcessor(
+        ours.image_processor,
+        ours.tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        chat_template=template,
+        num_additional_image_tokens=1,
+    )
+    llava.save_pretrained(tmp_path)
+    loaded = LlavitProcessor.from_pretrained(tmp_path)
+    messages = [user(image(), text("What?"))]
+    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    for key, value in llava.apply_chat_template(messages, **options).items():
+        assert torch.equal(loaded.apply_chat_template(messages, **options)[key], value), key
+    assert torch.equal(
+        loaded.encode(messages)["input_ids"], llava.apply_chat_template(messages, **options)["input_ids"][0]
+    )

@@ -79,6 +79,8 @@ class LlavitPreTrainedModel(LlavaPreTrainedModel):
         )
         model._weight_conversions = []  # saved under its own names, whatever it was loaded from
         model._copy_uninitialised_visual()
+        if model.can_generate() and not model.generation_config.suppress_tokens:
+            model.generation_config.suppress_tokens = [config.image_token_id]  # never generated
         return (model, info) if wants_info else model
 
     def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
