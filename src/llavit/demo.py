@@ -24,14 +24,18 @@ CORPUS = {"pretrain": 1_000, "instruct": 1_000, "val": 0, "test": 320}
 KINDS = {
     "name": 1.0,
     "category": 1.0,
-    "colour": 1.5,
-    "place": 1.5,
-    "size": 0.7,
-    "count": 1.2,
+    "colour": 2.0,
+    "place": 2.0,
+    "size": 1.0,
+    "count": 1.5,
     "word": 0.5,
     "chart": 1.0,
 }
 """What the demo's pictures show, with the weight of each kind in training; the test asks each kind alike."""
+
+
+VOCABULARY = 36
+"""Concepts, and words, that training shows: few enough to learn from a thousand pictures. The test has more."""
 
 
 def run_demo(
@@ -74,7 +78,9 @@ def run_demo(
 
     console.rule("2 of 4  Pictures", align="left")
     with clock.measure("pictures"), progress_bar("drawing") as progress:
-        corpus = build_corpus(folder / "data", kinds=KINDS, progress=progress, **counts)
+        corpus = build_corpus(
+            folder / "data", kinds=KINDS, vocabulary=VOCABULARY, progress=progress, **counts
+        )
     console.print(
         f"{sum(corpus.counts.values()):,} pictures in {corpus.root}", highlight=False, soft_wrap=True
     )

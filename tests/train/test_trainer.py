@@ -230,3 +230,14 @@ def test_a_batch_that_does_not_divide_says_so(trainer, monkeypatch):
         ValueError, match="batch_size 4 does not divide into micro-batches of 4 on 3 processes"
     ):
         trainer()
+
+
+def test_features_are_standardised_by_the_first_images_of_the_data(tiny, tmp_path):
+    from llavit import LlavitForConditionalGeneration
+    from llavit.train.run import train
+
+    overrides = ["model.vision_feature_norm=true", "stages.0.steps=1", "stages.1.steps=1"]
+    folder = train(tiny.recipe(*overrides), output=tmp_path, progress=False)
+    projector = LlavitForConditionalGeneration.from_pretrained(folder).model.multi_modal_projector
+    assert projector.feature_std.min() > 0 and not (projector.feature_std == 1).any()
+    assert (projector.feature_mean != 0).any()

@@ -62,7 +62,7 @@ def build_llavit(
             several (local and global features); LLaVA takes -2.
         visual_qkv: give visual tokens their own QKV projections.
         bidirectional_visual_attention: let the tokens of an image see each other in both directions.
-        vision_feature_norm: normalise each tower layer's features, so that layers of different scale weigh alike.
+        vision_feature_norm: standardise features before the projector; see `LlavitModel.calibrate_features`.
         image_size: height and width of processed images in pixels; default the tower's own.
         tokenizer: needed where `llm` is a loaded model without a known folder.
         image_processor: default: that in the tower's folder, else a plain one for the tower's family.

@@ -19,8 +19,8 @@ class LlavitConfig(LlavaConfig):
             everything else stays causal.
         vision_feature_layer: a list of vision tower layers, whose patch features are concatenated
             channel-wise (local and global features); an int gives LLaVA's single layer.
-        vision_feature_norm: normalise each layer's features per patch before the projector, so that layers of
-            different scale weigh alike (`llavit.model.projector`). Our addition, off by default.
+        vision_feature_norm: standardise features before the projector, so that layers of different scale weigh
+            alike (`llavit.model.projector`). Our addition, off by default.
 
     Example:
         >>> config = LlavitConfig(vision_feature_layer=[8, 16, -2])

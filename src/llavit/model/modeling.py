@@ -283,6 +283,24 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
             )
         return inputs_embeds.masked_scatter(visual.unsqueeze(-1), features_vd)
 
+    @torch.no_grad()
+    def calibrate_features(self, pixel_values: torch.Tensor) -> None:
+        """Measure the statistics by which `vision_feature_norm` standardises features; once, before training.
+
+        Args:
+            pixel_values: (n, 3, height, width), some dozens of images.
+
+        Raises:
+            ValueError: if `vision_feature_norm` is off.
+        """
+        seen: list[torch.Tensor] = []
+        hook = self.multi_modal_projector.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        try:
+            self.get_image_features(pixel_values=pixel_values.to(self.device, self.dtype), return_dict=True)
+        finally:
+            hook.remove()
+        self.multi_modal_projector.calibrate(seen[0])
+
     def _blank_image_features(self) -> torch.Tensor:
         """Return features of one black image: keeps tower and projector in the graph of a text-only batch.
 

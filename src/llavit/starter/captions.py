@@ -1,4 +1,8 @@
-"""One exact sentence about a scene, for the pre-training stage."""
+"""One exact sentence about a scene, for the pre-training stage.
+
+It says all that is plain in the picture (size, colour, name, place, ground), and always in the same order: what is
+left to learn is then in the picture and not in the caption's mood.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +29,9 @@ _PLACE_WORDS = {
 
 
 def caption(scene: Scene, studio: Studio) -> str:
-    """A short, factual sentence; everything in it is true of the scene.
+    """Return a short, factual sentence; everything in it is true of the scene.
 
-    The studio gives the random choice of words.
+    The studio gives the random choice of words, where a kind has one.
     """
     if scene.kind == "word":
         return words.caption(scene, studio)
@@ -38,27 +42,27 @@ def caption(scene: Scene, studio: Studio) -> str:
     if scene.kind == "count":
         text = _counted(scene)
     elif len(scene.things) == 1:
-        text = _single(scene, studio)
+        text = _single(scene)
     elif scene.kind == "relation":
         text = _related(scene)
     else:
         text = listed([article(t.noun()) for t in scene.things], "and")
     if scene.frame:
         text += f" in {article(scene.frame)} frame"
-    elif scene.kind in ("name", "category") or studio.rng.random() < 0.5:
-        text += f" on {article(str(scene.background))} background" if studio.rng.random() < 0.4 else ""
+    else:
+        text += f" on {article(str(scene.background))} background"
     return text[0].upper() + text[1:] + "."
 
 
-def _single(scene: Scene, studio: Studio) -> str:
+def _single(scene: Scene) -> str:
     (thing,) = scene.things
     noun = thing.noun()
-    if thing.size and (scene.kind == "size" or studio.rng.random() < 0.5):
+    if thing.size:
         noun = f"{thing.size} {noun}"
     text = article(noun)
     if scene.kind == "category" and thing.concept.category:
-        text += f", {_kind(thing.concept.category)}"
-    elif thing.place and (scene.kind == "place" or studio.rng.random() < 0.3):
+        text += f", {_kind(thing.concept.category)},"
+    if thing.place:
         text += f" {_PLACE_WORDS[thing.place]}"
     return text
 

@@ -115,6 +115,28 @@ def pool(unseen: bool) -> tuple[Concept, ...]:
 
 
 @cache
+def few(number: int) -> tuple[Concept, ...]:
+    """Choose `number` of the concepts that training may show, alike from every category, by a hash of the name.
+
+    Those drawn as an emoji and as an icon come first: every kind of picture can be made of them. A smaller
+    choice is part of a larger one.
+
+    Examples:
+        >>> len(few(24)), set(few(12)) < set(few(24)), {c.category for c in few(12)} == set(categories())
+        (24, True, True)
+    """
+    by_category: dict[str, list[Concept]] = {}
+    for concept in sorted(pool(unseen=False), key=lambda c: hashlib.sha256(c.name.encode()).digest()):
+        if concept.category:
+            by_category.setdefault(concept.category, []).append(concept)
+    for members in by_category.values():
+        members.sort(key=lambda c: not (c.emoji and c.icon and c.countable))
+    rounds = range(max(len(members) for members in by_category.values()))
+    dealt = [by_category[name][i] for i in rounds for name in categories() if i < len(by_category[name])]
+    return tuple(dealt[:number])
+
+
+@cache
 def categories() -> tuple[str, ...]:
     """Names of the categories, in the order of the data file; concepts outside of them have none."""
     return tuple(dict.fromkeys(c.category for c in all_concepts() if c.category))

@@ -20,7 +20,7 @@ from llavit.starter.studio import UNIT
 from llavit.starter.words import HELD_OUT_FONTS, words
 from llavit.starter.workshop import Job, draw_all
 
-GENERATOR = 2
+GENERATOR = 3
 """Raised by every change that alters pictures or records for the same settings."""
 
 Progress = Callable[[int, int], None]
@@ -75,6 +75,7 @@ def build_corpus(
     test: int = 2_000,
     kinds: Mapping[str, float] | None = None,
     image_size: int = UNIT,
+    vocabulary: int | None = None,
     seed: int = 0,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -94,6 +95,8 @@ def build_corpus(
         kinds: weight of each kind of picture in the training splits (see `llavit.starter.plan.KINDS`);
             val and test hold an equal share of each kind with a positive weight.
         image_size: side of the pictures in pixels, at least 56.
+        vocabulary: how many concepts, and how many words, training shows, at least 24; None for all of some
+            five hundred. A small world can be learned from few pictures. What is held out stays the same.
         seed: another seed gives another corpus with the same held-out concepts.
         workers: processes; None chooses by the size of the task and the number of cores.
         progress: called with (items done, items in all).
@@ -117,11 +120,14 @@ def build_corpus(
             raise ValueError(f"{split}={number}: a number of items must not be negative")
     if image_size < 56:
         raise ValueError(f"image_size={image_size}: objects are not recognisable below 56 pixels")
+    if vocabulary is not None and vocabulary < 24:
+        raise ValueError(f"vocabulary={vocabulary}: questions with four options need at least 24 concepts")
     shares = checked_kinds(kinds)
     settings: dict[str, Any] = {
         "generator": GENERATOR,
         "seed": seed,
         "image_size": image_size,
+        "vocabulary": vocabulary,
         "kinds": shares,
         "packages": package_versions(),
     }
@@ -132,7 +138,7 @@ def build_corpus(
 
     root.mkdir(parents=True, exist_ok=True)
     _write(root / "manifest.json", json.dumps({"complete": False, "settings": settings}, indent=2) + "\n")
-    factories = [Factory(split, tuple(shares.items()), image_size, seed) for split in SPLITS]
+    factories = [Factory(split, tuple(shares.items()), image_size, seed, vocabulary) for split in SPLITS]
     jobs = [Job(factory, counts[factory.split]) for factory in factories]
     records, drawn = draw_all(root, jobs, workers, progress)
     hashes = {}

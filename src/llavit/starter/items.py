@@ -31,6 +31,7 @@ class Factory:
     kinds: tuple[tuple[str, float], ...]
     image_size: int
     seed: int
+    vocabulary: int | None = None
 
     @cached_property
     def plan(self) -> Plan:
@@ -43,7 +44,7 @@ class Factory:
     def item(self, index: int) -> Item:
         """Item `index`, without drawing it yet."""
         kind, deal = self.plan.slot(index)
-        studio = Studio(self.split, self.plan.rng(index), deal, self.image_size)
+        studio = Studio(self.split, self.plan.rng(index), deal, self.image_size, self.vocabulary)
         make = {"word": words.make, "chart": charts.make, "easyvqa": shapes.make}.get(kind)
         scene, question = make(studio) if make else compose.MAKERS[kind](studio)
         return Item(self.split, index, scene, question, studio)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from random import Random
 
-from llavit.starter.concepts import Concept, confusable, pool
+from llavit.starter.concepts import Concept, confusable, few, pool
 from llavit.starter.palette import BACKGROUNDS, COLOURS, backgrounds_for
 from llavit.starter.plan import Deal
 from llavit.starter.scene import Box, Thing, place_of
@@ -30,6 +30,8 @@ class Studio:
     rng: Random
     deal: Deal
     image_size: int = UNIT
+    vocabulary: int | None = None
+    """How many of the concepts and words of training may appear; None for all."""
 
     @cached_property
     def unseen(self) -> bool:
@@ -46,7 +48,7 @@ class Studio:
     @property
     def concepts(self) -> tuple[Concept, ...]:
         """The concepts that may appear."""
-        return pool(self.unseen)
+        return few(self.vocabulary) if self.vocabulary and not self.unseen else pool(self.unseen)
 
     @property
     def scale(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 from typing import Any
 
@@ -62,8 +63,13 @@ wrong year yellow yes young zero
 
 
 @cache
-def words(unseen: bool) -> tuple[str, ...]:
-    """Short common words, none of them the name of a concept: those of training, or those of the test alone."""
+def words(unseen: bool, vocabulary: int | None = None) -> tuple[str, ...]:
+    """Short common words, none of them the name of a concept: those of training, or those of the test alone.
+
+    With a vocabulary, the first so many of training's by a hash of the word.
+    """
+    if vocabulary and not unseen:
+        return tuple(sorted(words(False), key=lambda w: hashlib.sha256(w.encode()).digest())[:vocabulary])
     names = {part for c in all_concepts() for part in c.name.split()}
     return tuple(w for w in _WORDS.split() if 3 <= len(w) <= 7 and w not in names and held_out(w) == unseen)
 
@@ -77,7 +83,7 @@ def make(studio: Studio) -> tuple[Scene, Question]:
     """One word in one colour: read it."""
     rng, scale = studio.rng, studio.scale
     unseen = studio.unseen
-    word = rng.choice(words(unseen))
+    word = rng.choice(words(unseen, studio.vocabulary))
     families = HELD_OUT_FONTS if studio.split == "test" else FONTS
     family = rng.choice(list(families))
     font = rng.choice(families[family])
@@ -132,7 +138,7 @@ def more(scene: Scene, studio: Studio) -> list[Question]:
     """Further questions about the word."""
     word = scene.details["word"]
     assert scene.background is not None
-    wrong = studio.rng.choice([w for w in words(studio.unseen) if w != word])
+    wrong = studio.rng.choice([w for w in words(studio.unseen, studio.vocabulary) if w != word])
     return [
         Question("word", "word.read", word, topic="word"),
         Question("colour", "word.colour", scene.details["colour"]),

@@ -164,7 +164,7 @@ def work() -> None:
     """Body of a worker: an order on stdin, one line of json per chunk on stdout."""
     order = json.load(sys.stdin)
     factories = [
-        Factory(f["split"], tuple((k, s) for k, s in f["kinds"]), f["image_size"], f["seed"])
+        Factory(f["split"], tuple((k, s) for k, s in f["kinds"]), f["image_size"], f["seed"], f["vocabulary"])
         for f in order["factories"]
     ]
     for result in _here(Path(order["root"]), factories, [tuple(c) for c in order["chunks"]]):

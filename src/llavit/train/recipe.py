@@ -146,7 +146,8 @@ class ModelSpec:
         vision_feature_layer: tower layers whose features are concatenated; a single one is LLaVA's way.
         visual_qkv: visual tokens have their own q, k and v projections.
         bidirectional_visual_attention: visual tokens of an image see each other in both directions.
-        vision_feature_norm: normalise each tower layer's features before the projector.
+        vision_feature_norm: standardise features before the projector, by statistics of the first stage's
+            first images.
         image_size: side of the square image, in pixels; the tower's own if not given.
         chat_template: Jinja template of a conversation; the tokenizer's own if not given.
         checkpoint: a LLaViT or LLaVA folder or hub id, instead of all of the above.

@@ -14,7 +14,7 @@ from rich.console import Console
 from transformers import set_seed
 
 from llavit import LlavitForConditionalGeneration, LlavitProcessor, build_llavit
-from llavit.data import Collator, ConversationDataset, SkipLog, open_reader
+from llavit.data import Collator, ConversationDataset, SkipLog, Skipped, open_reader
 from llavit.data.readers import Reader
 from llavit.progress import quiet_transformers
 from llavit.train.parts import freeze, parts_table
@@ -29,6 +29,7 @@ logger = logging.getLogger("llavit")
 
 STEP_LOG = "train_log.jsonl"
 SKIPPED = "skipped.jsonl"
+CALIBRATION_IMAGES = 64
 
 
 def train(
@@ -89,6 +90,8 @@ def train(
         set_seed(recipe.seed)
         with quiet_transformers():
             model, processor = _start(recipe.model) if index == 0 else _load(stores[index - 1].result)
+            if index == 0 and recipe.model.vision_feature_norm:
+                _calibrate(model, processor, readers[0], stage)
             _run_stage(stage, readers[index], stores[index], model, processor, recipe.seed, dtype, console)
         del model
     return stores[-1].result
@@ -171,6 +174,23 @@ def _start(spec: ModelSpec) -> tuple[Any, Any]:
         chat_template=spec.chat_template,
         dtype=torch.float32,
     )
+
+
+def _calibrate(model: Any, processor: Any, reader: Reader, stage: Stage) -> None:
+    """Measure feature statistics on the first images of the data, as `vision_feature_norm` asks."""
+    data = ConversationDataset(reader, processor, max_length=stage.max_length, on_error=stage.data.on_error)
+    images: list[torch.Tensor] = []
+    for index in range(len(data)):
+        row = data[index]
+        if not isinstance(row, Skipped) and "pixel_values" in row:
+            images.append(row["pixel_values"])
+        if sum(len(group) for group in images) >= CALIBRATION_IMAGES:
+            break
+    if not images:
+        raise ValueError(
+            f"vision_feature_norm needs images to measure, and stage {stage.name} has none; set it to false"
+        )
+    model.model.calibrate_features(torch.cat(images)[:CALIBRATION_IMAGES])
 
 
 def _load(source: str | Path) -> tuple[Any, Any]:
