@@ -13,7 +13,7 @@
 TORCH  ?= torch==2.13.0
 PYTHON ?= $(firstword $(foreach python,python3 python3.14 python3.13 python3.12 python3.11,$(call recent,$(python))))
 VENV   ?= .venv
-TESTS  ?= tests
+TESTS  ?= tests src
 
 recent = $(shell $(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $(1))
 

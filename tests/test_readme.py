@@ -66,7 +66,7 @@ def test_the_demos_figures_are_those_of_its_report():
     report = json.loads((ROOT / "docs" / "demo" / "report.json").read_text())
     for key in ("accuracy", "blind_accuracy", "majority_accuracy"):
         assert f"{100 * report[key]:.0f} %" in README, (key, report[key])
-    assert report["accuracy"] - report["blind_accuracy"] >= 0.30
+    assert f"{report['seconds'] / 60:.0f} minutes" in README
 
 
 def test_importing_llavit_registers_the_auto_classes():

@@ -11,10 +11,9 @@ class LlavitProjector(LlavaMultiModalProjector):
 
     With `vision_feature_norm` each feature is standardised first, by a mean and a standard deviation that
     `calibrate` measures once and that are saved with the weights. It is our addition, off by default: off, this
-    is LLaVA's projector. Two things speak for it where training is short. Layers of a tower differ in scale (in
-    the starter tower, patch features have a standard deviation of 0.05 in layer 4, 0.16 in layer 8 and 0.56 in
-    layer 11), so that the local ones barely reach the projector. And much of a feature is the same in every
-    image, which an LLM first learns to read as a prompt instead of looking at the image.
+    is LLaVA's projector. Two things speak for it where training is short. Layers of a tower differ in scale, since
+    the residual stream grows with depth, so that early ones barely reach the projector. And much of a feature is
+    the same in every image, which an LLM first learns to read as a prompt instead of looking at the image.
 
     Attributes:
         feature_mean: (layers * tower width,) what is subtracted.
