@@ -124,6 +124,8 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
         torch.Size([1, 6, 8])
     """
 
+    multi_modal_projector: LlavitProjector
+
     def __init__(self, config: LlavitConfig):
         super().__init__(config)
         self.multi_modal_projector = LlavitProjector(config)
