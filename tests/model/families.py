@@ -94,17 +94,19 @@ def config_of(llm: str, tower: str = "clip", **switches) -> LlavitConfig:
 
 
 def tiny(
-    llm: str, tower: str = "clip", backend: str | None = None, **switches
+    llm: str, tower: str = "clip", backend: str | None = None, gain: float = 4.0, **switches
 ) -> LlavitForConditionalGeneration:
-    """Return a tiny random model in fp32 (backend: transformers' choice), its visual QKV unlike the text QKV."""
+    """Return a tiny random model in fp32 (backend: transformers' choice), its visual QKV unlike the text QKV.
+
+    Weights are `gain` times the usual initialisation, so that a wrong mask or route shows in the outputs.
+    """
     torch.manual_seed(0)
     config = config_of(llm, tower, **switches)
     model = LlavitForConditionalGeneration._from_config(config, attn_implementation=backend)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            # Larger than the usual initialisation, so that a wrong mask or route shows in the outputs.
             if parameter.ndim > 1 and "embed" not in name:
-                parameter.mul_(4)
+                parameter.mul_(gain)
     return model.float().eval()
 
 
