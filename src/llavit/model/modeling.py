@@ -9,7 +9,6 @@ Architecture only. What differs from transformers' LLaVA, and where it is:
 Shapes: b batch, l sequence, v visual tokens, n images, d LLM width, k supervised tokens.
 """
 
-import logging
 import math
 from typing import Any
 
@@ -22,86 +21,12 @@ from transformers.models.llava.modeling_llava import (
     LlavaPreTrainedModel,
 )
 
-from llavit.model.checkpoint import VISUAL_KEY, llava_key_mapping
 from llavit.model.configuration import LlavitConfig
 from llavit.model.families import family_of
 from llavit.model.masks import image_ids_from_counts, require_block_masks, visual_attention_mask
+from llavit.model.pretrained import LlavitPreTrainedModel
 from llavit.model.projector import LlavitProjector
 from llavit.model.routing import VisualRoute, install_routing, routed_linears
-
-logger = logging.getLogger(__name__)
-
-_SWITCHES = ("visual_qkv", "bidirectional_visual_attention")
-_LOCATION = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-
-
-class LlavitPreTrainedModel(LlavaPreTrainedModel):
-    """Loading and saving, shared by the model with and without a head."""
-
-    config_class = LlavitConfig
-    config: LlavitConfig
-    _uninitialised_visual: frozenset[str] = frozenset()
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a LLaViT checkpoint, or a LLaVA one (LLaVA-1.5 format) unchanged.
-
-        Visual QKV weights that the checkpoint lacks are copied from its text weights, and the log says which.
-        Those that it has are never overwritten.
-
-        Args:
-            pretrained_model_name_or_path: a folder or a hub id.
-            *args: as in transformers.
-            **kwargs: as in transformers; `visual_qkv` and `bidirectional_visual_attention` override the
-                configuration's switches.
-
-        Returns:
-            the model; with `output_loading_info=True`, the model and a dict of missing and unexpected keys.
-
-        Example:
-            ```python
-            model = LlavitForConditionalGeneration.from_pretrained("llava-hf/llava-1.5-7b-hf")
-            ```
-        """
-        config = kwargs.pop("config", None)
-        if not isinstance(config, LlavitConfig):
-            location = {key: kwargs[key] for key in _LOCATION if key in kwargs}
-            config = LlavitConfig.from_pretrained(config or pretrained_model_name_or_path, **location)
-        for switch in _SWITCHES:
-            if switch in kwargs:
-                setattr(config, switch, kwargs.pop(switch))
-        kwargs["key_mapping"] = {**(kwargs.get("key_mapping") or {}), **llava_key_mapping(config)}
-        wants_info = kwargs.pop("output_loading_info", False)
-        model: Any
-        info: Any
-        model, info = super().from_pretrained(  # type: ignore[misc]
-            pretrained_model_name_or_path, *args, config=config, output_loading_info=True, **kwargs
-        )
-        model._weight_conversions = []  # saved under its own names, whatever it was loaded from
-        model._copy_uninitialised_visual()
-        if model.can_generate() and not model.generation_config.suppress_tokens:
-            model.generation_config.suppress_tokens = [config.image_token_id]  # never generated
-        return (model, info) if wants_info else model
-
-    def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
-        super()._adjust_missing_and_unexpected_keys(loading_info)
-        missing = {key for key in loading_info.missing_keys if VISUAL_KEY.search(key)}
-        self._uninitialised_visual = frozenset(missing)
-        loading_info.missing_keys -= missing
-
-    def _copy_uninitialised_visual(self) -> None:
-        """Copy text QKV into the visual QKV that loading left without weights, and say so."""
-        if not self._uninitialised_visual:
-            return
-        projections = routed_linears(self)
-        names = sorted({VISUAL_KEY.sub("", key) for key in self._uninitialised_visual})
-        for name in names:
-            projections[name].copy_text_to_visual()
-        logger.warning(
-            f"Visual QKV initialised as copies of the text QKV in {len(names)} of {len(projections)} projections "
-            f"(the checkpoint has none): {names[0]} to {names[-1]}."
-        )
-        self._uninitialised_visual = frozenset()
 
 
 class LlavitModel(LlavitPreTrainedModel, LlavaModel):
