@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
-from llavit.train.schema import build, parse_yaml, suggest, to_plain
+from llavit.train.schema import build, merge, parse_yaml, suggest, to_plain
 
 RECIPES = Path(__file__).parent / "recipes"
 Schedule = Literal["cosine", "linear", "constant", "constant_with_warmup"]
@@ -70,6 +70,35 @@ class LearningRates:
 
 
 @dataclass(frozen=True)
+class LoraSpec:
+    """Adapters on the LLM's linear layers, which train instead of its own weights (LoRA; extra `lora`).
+
+    The visual QKV and the projector have no adapters: like everywhere, their learning rates decide, and they
+    train in full. Embeddings, norms and the output head of the LLM stay frozen. The defaults are LLaVA-1.5's.
+
+    Attributes:
+        rank: inner width of an adapter.
+        alpha: an adapter's output is scaled by alpha / rank.
+        dropout: share of an adapter's inputs that is dropped.
+        targets: "auto" for all linear layers, or the names of some, like `[q_proj, v_proj]`.
+        quantize: hold the LLM's own layers in 4 bits (QLoRA; extra `qlora`), or not.
+    """
+
+    rank: int = 128
+    alpha: float = 256.0
+    dropout: float = 0.05
+    targets: Literal["auto"] | tuple[str, ...] = "auto"
+    quantize: Literal["none", "nf4"] = "none"
+
+    def __post_init__(self) -> None:
+        _positive(self, "rank", "alpha")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: expected 0 <= dropout < 1, got {self.dropout}")
+        if not self.targets:
+            raise ValueError("targets: expected auto or names of linear layers, got an empty list")
+
+
+@dataclass(frozen=True)
 class Stage:
     """One pass of training with one data set and one choice of what trains.
 
@@ -87,6 +116,15 @@ class Stage:
         weight_decay: AdamW's; not applied to norms and biases.
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them alone.
         max_length: longer samples are cut, in tokens; images never are.
+        style: "chat" renders samples with the chat template; "plain" is LLaVA's way to pretrain, images and
+            captions only.
+        pack_length: tokens of a row into which short samples are packed, without seeing each other; not given,
+            each sample has a row of its own. Changes speed, not the result.
+        group_by_length: put samples of like length into one micro-batch, of those of the same optimizer step.
+            Changes speed, not the result.
+        lora: train adapters instead of the LLM's own weights.
+        frozen_dtype: what the matrices of frozen parts are held in, and saved in. bfloat16 halves their memory; it
+            needs a run that computes in bfloat16, which rounds them to it anyway.
         gradient_checkpointing: run each layer again in the backward pass instead of keeping its activations.
         save_every: optimizer steps between checkpoints to resume from; without it a stage starts again.
         keep_checkpoints: how many of them are kept.
@@ -105,6 +143,11 @@ class Stage:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     max_length: int | None = None
+    style: Literal["chat", "plain"] = "chat"
+    pack_length: int | None = None
+    group_by_length: bool = False
+    lora: LoraSpec | None = None
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
     save_every: int | None = None
     keep_checkpoints: int = 1
@@ -119,6 +162,7 @@ class Stage:
             "steps",
             "epochs",
             "max_length",
+            "pack_length",
             "save_every",
             "keep_checkpoints",
         )
@@ -129,6 +173,10 @@ class Stage:
             )
         if not 0 <= self.warmup_ratio < 1:
             raise ValueError(f"warmup_ratio: expected 0 <= ratio < 1, got {self.warmup_ratio}")
+        if self.lora is not None and not self.learning_rates.llm:
+            raise ValueError(
+                "lora: adapters train at learning_rates.llm, expected it above 0; leave lora out to freeze the LLM"
+            )
 
     @property
     def micro(self) -> int:
@@ -189,6 +237,14 @@ class Recipe:
         dtype: what the model computes in; weights and optimizer are float32 either way. "auto" is bfloat16
             where the hardware multiplies it fast.
         output: folder of the run.
+        feature_cache: folder in which a frozen vision tower's features are kept, to be computed once for all
+            stages, variants and seeds; not given, they are computed in every step.
+        attention: the LLM's attention implementation. "auto" is sdpa, but eager for bfloat16 on a CPU, where
+            sdpa's backward pass is slow.
+        parallel: how several processes share the work (`torchrun`): "ddp" copies the model to each, "fsdp2" cuts
+            it up, "zero2" and "zero3" are DeepSpeed's ways.
+        peak_tflops: what one device can reach, for MFU in the logs; known GPUs need none.
+        wandb: project on Weights & Biases to log to as well.
     """
 
     name: str
@@ -197,8 +253,14 @@ class Recipe:
     seed: int = 0
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     output: str | None = None
+    feature_cache: str | None = None
+    attention: Literal["auto", "sdpa", "eager", "flex_attention"] = "auto"
+    parallel: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
+    peak_tflops: float | None = None
+    wandb: str | None = None
 
     def __post_init__(self) -> None:
+        _positive(self, "peak_tflops")
         names = [stage.name for stage in self.stages]
         if not names:
             raise ValueError("stages: expected at least one")
@@ -241,11 +303,14 @@ def shipped_recipes() -> list[Shipped]:
 def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe.
 
+    With `extends: OTHER`, a file only says what differs from another recipe, named by a path relative to the file
+    or by the name of one that comes with the package. Keys are merged deeply, stages by their names; any other
+    list replaces the one before.
+
     Args:
         source: a YAML file, or the name of a recipe that comes with the package.
         overrides: `KEY=VALUE`, each; the value is read as YAML. Keys are joined by dots, and a stage is named
-            or
-            counted: `stages.pretrain.steps=3`, `stages.0.learning_rates.llm=2e-5`.
+            or counted: `stages.pretrain.steps=3`, `stages.0.learning_rates.llm=2e-5`.
 
     Raises:
         FileNotFoundError: neither a file nor a known name.
@@ -256,18 +321,42 @@ def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         1
     """
     path = _find(source)
-    where = str(source)
-    values = parse_yaml(path.read_text(encoding="utf-8"), where)
+    values, where = _read(path, str(source), ())
     for override in overrides:
         _apply(values, override)
         where += f" --set {override}"
     return build(Recipe, values, where)
 
 
-def _find(source: str | Path) -> Path:
+def _read(path: Path, where: str, children: tuple[Path, ...]) -> tuple[Any, str]:
+    """Read a file and all it extends; give the merged values, and how to call them in errors."""
+    values = parse_yaml(path.read_text(encoding="utf-8"), where)
+    if not isinstance(values, dict) or "extends" not in values:
+        return values, where
+    parent = values.pop("extends")
+    if not isinstance(parent, str):
+        raise ValueError(f"{where}: extends: expected the path or name of one recipe, got {parent!r}")
+    build(Recipe, values, where, partial=True)  # now, while it is known which file a bad key comes from
+    for index, stage in enumerate(values.get("stages", ())):
+        if "name" not in stage:
+            raise ValueError(f"{where}: stages[{index}].name: missing, and stages are extended by name")
+    try:
+        parent_path = _find(parent, path.parent)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{where}: extends: {error}") from error
+    family = (*children, path.resolve())
+    if parent_path.resolve() in family:
+        circle = " extends ".join(file.name for file in (*family, parent_path))
+        raise ValueError(f"{where}: extends: a recipe cannot extend itself: {circle}")
+    base, base_name = _read(parent_path, parent, family)
+    build(Recipe, base, base_name, partial=True)
+    return merge(base, values, named_lists=("stages",)), f"{where} (extends {base_name})"
+
+
+def _find(source: str | Path, folder: Path = Path()) -> Path:
     shipped = {recipe.name: recipe.path for recipe in shipped_recipes()}
-    if Path(source).is_file():
-        return Path(source)
+    if (folder / source).is_file():
+        return folder / source
     if str(source) in shipped:
         return shipped[str(source)]
     near = difflib.get_close_matches(str(source), shipped, n=1)

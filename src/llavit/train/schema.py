@@ -57,7 +57,7 @@ def parse_yaml(text: str, where: str) -> Any:
         raise ValueError(f"{where}: not valid YAML: {error}") from error
 
 
-def build(kind: type[T], value: Any, where: str, path: str = "") -> T:
+def build(kind: type[T], value: Any, where: str, path: str = "", partial: bool = False) -> T:
     """Build a value of type `kind` from plain YAML values.
 
     Args:
@@ -65,6 +65,8 @@ def build(kind: type[T], value: Any, where: str, path: str = "") -> T:
         value: what YAML gave.
         where: the file, for error messages.
         path: the place within the file, like `stages[0].data`.
+        partial: the values are a part of a whole: keys and types are checked as far as they go, keys may be
+            missing, and dataclasses come out as dicts.
 
     Raises:
         ValueError: unknown or missing key, wrong type, or a dataclass's own `__post_init__` said no. The
@@ -76,7 +78,7 @@ def build(kind: type[T], value: Any, where: str, path: str = "") -> T:
     """
     place = f"{where}: {path}" if path else where
     if dataclasses.is_dataclass(kind):
-        return _build_dataclass(kind, value, where, path)  # type: ignore[return-value]
+        return _build_dataclass(kind, value, where, path, partial)  # type: ignore[return-value]
 
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
@@ -86,11 +88,11 @@ def build(kind: type[T], value: Any, where: str, path: str = "") -> T:
         fitting = [choice for choice in choices if _fits(choice, value)]
         if not fitting and len(choices) > 1:
             raise ValueError(f"{place}: expected {_name(kind)}, got {_show(value)}")
-        return build((fitting or choices)[0], value, where, path)
+        return build((fitting or choices)[0], value, where, path, partial)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise ValueError(f"{place}: expected a list of {_name(args[0])}, got {_show(value)}")
-        items = [build(args[0], item, where, f"{path}[{index}]") for index, item in enumerate(value)]
+        items = [build(args[0], item, where, f"{path}[{index}]", partial) for index, item in enumerate(value)]
         return tuple(items)  # type: ignore[return-value]
     if not _fits(kind, value):
         raise ValueError(f"{place}: expected {_name(kind)}, got {_show(value)}")
@@ -111,6 +113,36 @@ def to_plain(value: Any) -> Any:
     return value
 
 
+def merge(base: Any, changes: Any, named_lists: Iterable[str] = (), path: str = "") -> Any:
+    """Lay plain values over others: dicts key by key and deeply, anything else replaces what was there.
+
+    Args:
+        base: what is changed; stays as it is.
+        changes: what comes on top.
+        named_lists: places (like `stages`) of lists whose items are dicts that are told apart by `name`: those of
+            the same name are merged, new ones come last.
+        path: the place of both.
+
+    Example:
+        >>> merge({"a": {"b": 1, "c": [1, 2]}}, {"a": {"c": [3]}})
+        {'a': {'b': 1, 'c': [3]}}
+        >>> merge([{"name": "x", "n": 1}], [{"name": "x", "m": 2}], named_lists=["stages"], path="stages")
+        [{'name': 'x', 'n': 1, 'm': 2}]
+    """
+    if isinstance(base, dict) and isinstance(changes, dict):
+        merged = dict(base)
+        for key, value in changes.items():
+            place = f"{path}.{key}" if path else str(key)
+            merged[key] = merge(base[key], value, named_lists, place) if key in base else value
+        return merged
+    if path in named_lists and isinstance(base, list) and isinstance(changes, list):
+        items = {item.get("name"): item for item in base}
+        for item in changes:
+            items[item.get("name")] = merge(items.get(item.get("name"), {}), item)
+        return list(items.values())
+    return changes
+
+
 def suggest(name: str, valid: Iterable[str]) -> str:
     """Say which valid name is meant, and list them all.
 
@@ -123,7 +155,7 @@ def suggest(name: str, valid: Iterable[str]) -> str:
     return (f"did you mean `{near[0]}`? " if near else "") + f"Valid: {', '.join(valid)}"
 
 
-def _build_dataclass(kind: Any, value: Any, where: str, path: str) -> Any:
+def _build_dataclass(kind: Any, value: Any, where: str, path: str, partial: bool) -> Any:
     place = f"{where}: {path}" if path else where
     if not isinstance(value, dict):
         raise ValueError(f"{place}: expected keys and values, got {_show(value)}")
@@ -135,9 +167,11 @@ def _build_dataclass(kind: Any, value: Any, where: str, path: str) -> Any:
             raise ValueError(f"{where}: {prefix}{key}: unknown key, {suggest(str(key), fields)}")
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and name not in value:
+        if required and name not in value and not partial:
             raise ValueError(f"{where}: {prefix}{name}: missing")
-    built = {key: build(hints[key], item, where, f"{prefix}{key}") for key, item in value.items()}
+    built = {key: build(hints[key], item, where, f"{prefix}{key}", partial) for key, item in value.items()}
+    if partial:
+        return built
     try:
         return kind(**built)
     except ValueError as error:

@@ -20,12 +20,22 @@ from llavit.train.recipe import Recipe, Stage
 from llavit.train.schema import to_plain
 
 RECORD = "stage.json"
-_HOW_NOT_WHAT = ("micro_batch_size", "gradient_checkpointing", "save_every", "keep_checkpoints", "workers")
+_HOW_NOT_WHAT = (
+    "micro_batch_size",
+    "pack_length",
+    "group_by_length",
+    "gradient_checkpointing",
+    "save_every",
+    "keep_checkpoints",
+    "workers",
+)
 """Keys of a stage that change how it is computed, not what comes out: they may differ when it is resumed."""
 
 _NOT_THE_RECORDS = ("path", "limit", "on_error", "max_skipped")
 """Keys of a stage's data for which its records stand, or that only say when to stop."""
 
+_LATER = {"style": "chat", "lora": None, "frozen_dtype": "float32"}
+"""Keys of a stage that came later, and the values that stand for their absence: older runs go on."""
 
 def stage_identity(recipe: Recipe, index: int, fingerprint: str, before: str | None) -> dict[str, Any]:
     """Collect all that decides what comes out of a stage.
@@ -36,10 +46,16 @@ def stage_identity(recipe: Recipe, index: int, fingerprint: str, before: str | N
         fingerprint: of the records; stands for their path, which may move.
         before: `digest` of the stage before, None for the first.
     """
-    stage = {key: value for key, value in to_plain(recipe.stages[index]).items() if key not in _HOW_NOT_WHAT}
+    stage = {
+        key: value
+        for key, value in to_plain(recipe.stages[index]).items()
+        if key not in _HOW_NOT_WHAT and (key not in _LATER or value != _LATER[key])
+    }
     data = {key: value for key, value in stage["data"].items() if key not in _NOT_THE_RECORDS}
     stage["data"] = {**data, "records": fingerprint}
     start = {"model": to_plain(recipe.model)} if before is None else {"the stage before": before}
+    if recipe.feature_cache is not None:
+        stage["features"] = "cached in bfloat16"
     return {**start, "seed": recipe.seed, "dtype": recipe.dtype, "stage": stage}
 
 
