@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,24 +10,29 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 
 from llavit import LlavitForConditionalGeneration, LlavitProcessor, build_llavit
 from llavit.data import Collator, ConversationDataset, SkipLog, Skipped, open_reader
 from llavit.data.readers import Reader
 from llavit.progress import quiet_transformers
+from llavit.train.distributed import is_first_process
+from llavit.train.logs import TensorBoardLog, WandbLog
 from llavit.train.parts import freeze, parts_table
 from llavit.train.precision import resolve_dtype
 from llavit.train.progress import StageProgress, StepLog
 from llavit.train.recipe import ModelSpec, Recipe, Stage
 from llavit.train.schema import to_plain
+from llavit.train.stopping import StopAtStepEnd, Stopped
 from llavit.train.store import StageStore, digest, stage_identity, write_text
+from llavit.train.throughput import peak_tflops
 from llavit.train.trainer import LlavitTrainer, checkpoints, training_arguments
 
 logger = logging.getLogger("llavit")
 
 STEP_LOG = "train_log.jsonl"
 SKIPPED = "skipped.jsonl"
+TENSORBOARD = "tensorboard"
 CALIBRATION_IMAGES = 64
 
 
@@ -38,7 +42,8 @@ def train(
     """Train all stages of a recipe.
 
     Called again, it skips the stages that are finished and resumes the one that is not from its newest
-    checkpoint (see `save_every`), with the same losses to the bit as a run that was never stopped.
+    checkpoint (see `save_every`), with the same losses to the bit as a run that was never stopped. SIGTERM makes it
+    finish the step under way, save and leave. Processes that `torchrun` started train together.
 
     Args:
         recipe: of `load_recipe`.
@@ -48,19 +53,23 @@ def train(
 
     Returns:
         the folder of the last stage's model and processor. Each stage has one: `OUTPUT/STAGE`, with
-        `train_log.jsonl` (a line per step) and, if records were left out, `skipped.jsonl`.
+        `train_log.jsonl` (a line per step) and, if records were left out, `skipped.jsonl`. TensorBoard's files
+        are in `OUTPUT/tensorboard/STAGE`.
 
     Raises:
         ValueError: the folder holds another training, or a data record is bad.
         FileNotFoundError: data or model files are missing.
         FloatingPointError: the loss stopped being finite.
+        Stopped: SIGTERM arrived; a checkpoint was saved.
 
     Example:
+        ```python
         folder = train(load_recipe("starter", ["stages.pretrain.steps=100"]), output="runs/try")
         model = LlavitForConditionalGeneration.from_pretrained(folder)
+        ```
     """
     folder = Path(output) if output is not None else recipe.folder
-    first = os.environ.get("RANK", "0") == "0"
+    first = is_first_process()
     console = Console(stderr=True, quiet=not (progress and first))
     names = [name for stage in recipe.stages for name in (stage.name, f"{stage.name}.work")]
     if first and not resume and any((folder / name).exists() for name in names):
@@ -92,23 +101,24 @@ def train(
             model, processor = _start(recipe.model) if index == 0 else _load(stores[index - 1].result)
             if index == 0 and recipe.model.vision_feature_norm:
                 _calibrate(model, processor, readers[0], stage)
-            _run_stage(stage, readers[index], stores[index], model, processor, recipe.seed, dtype, console)
+            _run_stage(recipe, stage, readers[index], stores[index], model, processor, dtype, console)
         del model
     return stores[-1].result
 
 
 def _run_stage(
+    recipe: Recipe,
     stage: Stage,
     reader: Reader,
     store: StageStore,
     model: Any,
     processor: Any,
-    seed: int,
     dtype: torch.dtype,
     console: Console,
 ) -> None:
     """Train one stage and publish its folder."""
-    store.begin()
+    if is_first_process():
+        store.begin()
     rates = to_plain(stage.learning_rates)
     freeze(model, rates)
     console.print(parts_table(model, rates, f"Stage {stage.name}: {len(reader):,} records"))
@@ -120,8 +130,20 @@ def _run_stage(
 
     data = ConversationDataset(reader, processor, max_length=stage.max_length, on_error=stage.data.on_error)
     skip_log = SkipLog(store.work / SKIPPED, max_skipped=stage.data.max_skipped)
-    args = training_arguments(stage, store.work, records=len(reader), seed=seed, dtype=dtype)
+    if not is_first_process():
+        skip_log.path = None  # all processes know what was left out, one writes it down
+    args = training_arguments(
+        stage, store.work, records=len(reader), seed=recipe.seed, dtype=dtype, parallel=recipe.parallel
+    )
     bar = StageProgress(stage.name, console)
+    stop = StopAtStepEnd()
+    logs: list[TrainerCallback] = [
+        StepLog(store.work / STEP_LOG),
+        TensorBoardLog(store.work.parent / TENSORBOARD / stage.name),
+        bar,
+    ]
+    if recipe.wandb is not None:
+        logs.append(WandbLog(recipe.wandb, f"{recipe.name}/{stage.name}", to_plain(recipe), store.work))
     trainer = LlavitTrainer(
         model,
         stage,
@@ -129,22 +151,32 @@ def _run_stage(
         data,
         Collator(processor.tokenizer.pad_token_id),
         skip_log,
-        callbacks=[StepLog(store.work / STEP_LOG), bar],
+        callbacks=[*logs, stop],
+        fsdp2=recipe.parallel == "fsdp2",
+        peak_tflops=peak_tflops(recipe.peak_tflops, args.device, dtype),
     )
+    stop.any_process = trainer.any_process
     done = checkpoints(store.work)
     if done:
         console.print(f"{stage.name}: resuming from {done[-1].name}", highlight=False)
     try:
-        trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
+        with stop:
+            trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
     finally:
         bar.close()
+    if stop.stopped:
+        raise Stopped(
+            f"stage {stage.name} was told to stop and saved step {trainer.state.global_step} of "
+            f"{trainer.state.max_steps}; the same command goes on from there"
+        )
     if len(skip_log):
         console.print(
             f"{stage.name}: {len(skip_log)} bad records were left out, see {SKIPPED}", highlight=False
         )
 
     result = store.work / "result"
-    shutil.rmtree(result, ignore_errors=True)
+    if is_first_process():
+        shutil.rmtree(result, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     trainer.save_model(str(result))
     if trainer.is_world_process_zero():

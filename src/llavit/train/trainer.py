@@ -3,8 +3,9 @@
 - a learning rate per part of the model, 0 = frozen (`parts.py`);
 - the loss over supervised tokens only, divided by their number over all micro-batches and processes;
 - a stop before the optimizer step when loss or gradient is not finite, with the samples that caused it;
-- an order of samples that depends on the seed alone (`order.py`);
-- checkpoints that are whole or absent.
+- an order of samples that depends on the seed alone (`order.py`), cut into steps that are the same for any number of
+  processes (`distributed.py`);
+- checkpoints that are whole or absent, and load in any number of processes.
 
 There is no evaluation here: that is another room's work.
 """
@@ -20,21 +21,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from llavit.data import Collator, SkipLog
+from llavit.train.distributed import (
+    StepShares,
+    deepspeed_config,
+    full_weights,
+    load_optimizer,
+    save_optimizer,
+    shard,
+    world_size,
+)
 from llavit.train.order import SeededOrder
 from llavit.train.parts import freeze, optimizer_groups
 from llavit.train.recipe import Stage
 from llavit.train.schema import to_plain
+from llavit.train.stopping import ignore_sigterm
+from llavit.train.throughput import COUNTS, Throughput, count
 
+OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
 _NAMED_SAMPLES = 8
-
-
-def world_size() -> int:
-    """Give the number of processes that train together (as set by `torchrun` or `accelerate launch`)."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def total_samples(stage: Stage, records: int) -> int:
@@ -49,7 +57,7 @@ def total_samples(stage: Stage, records: int) -> int:
 
 
 def training_arguments(
-    stage: Stage, folder: Path, *, records: int, seed: int, dtype: torch.dtype
+    stage: Stage, folder: Path, *, records: int, seed: int, dtype: torch.dtype, parallel: str = "ddp"
 ) -> TrainingArguments:
     """Translate a stage into transformers' arguments.
 
@@ -59,9 +67,11 @@ def training_arguments(
         records: size of the data set.
         seed: of everything random.
         dtype: to compute in; bfloat16 is autocast over float32 weights.
+        parallel: how several processes share the work, see `distributed.py`.
 
     Raises:
         ValueError: the batch does not divide into micro-batches over all processes.
+        ImportError: `parallel` needs DeepSpeed, which is not installed.
     """
     processes = world_size()
     if stage.batch_size % (stage.micro * processes):
@@ -86,16 +96,16 @@ def training_arguments(
         save_steps=stage.save_every or 1,
         logging_steps=1,
         logging_nan_inf_filter=False,  # a loss that is not finite stops the run instead
-        report_to="none",
+        report_to="none",  # llavit's own callbacks do that
         disable_tqdm=True,
         remove_unused_columns=False,  # sample ids travel with the batch
         dataloader_num_workers=stage.workers,
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,  # the model keeps every part in the graph of every batch
+        deepspeed=deepspeed_config(parallel),
     )
-    args._n_gpu = min(
-        args.n_gpu, 1
-    )  # else one process with several GPUs gets DataParallel, which cuts batches
+    # Else one process with several GPUs gets DataParallel, which cuts batches.
+    args._n_gpu = min(args.n_gpu, 1)
     return args
 
 
@@ -109,12 +119,16 @@ class LlavitTrainer(Trainer):
         dataset: items for the collator.
         collator: makes batches.
         skip_log: takes the records that were left out.
-        callbacks: see each step's `loss`, `grad_norm`, `lr_PART`, `seconds`, `samples` and
-            `supervised_tokens` in `on_log`.
+        callbacks: see what was measured of each step in `on_log`: `loss`, `grad_norm`, `lr_PART`, `seconds`,
+            `samples`, `tokens`, `supervised_tokens`, `skipped` and the rates of `Throughput`.
+        fsdp2: cut the model up over all processes.
+        peak_tflops: of one process's device, for MFU.
 
     Example:
+        ```python
         args = training_arguments(stage, folder, records=len(dataset), seed=0, dtype=torch.float32)
         LlavitTrainer(model, stage, args, dataset, collator, SkipLog(max_skipped=0)).train()
+        ```
     """
 
     def __init__(
@@ -126,10 +140,14 @@ class LlavitTrainer(Trainer):
         collator: Collator,
         skip_log: SkipLog,
         callbacks: list[TrainerCallback] | None = None,
+        *,
+        fsdp2: bool = False,
+        peak_tflops: float | None = None,
     ):
         self.stage = stage
         self.rates: Mapping[str, float] = to_plain(stage.learning_rates)
         self.skip_log = skip_log
+        self.fsdp2 = fsdp2 and world_size() > 1
         freeze(model, self.rates)
         cache = model.config.__dict__.get("use_cache")
         super().__init__(model, args, data_collator=collator, train_dataset=dataset, callbacks=callbacks)
@@ -139,11 +157,34 @@ class LlavitTrainer(Trainer):
             model.config.__dict__.pop("use_cache", None)
         else:
             model.config.use_cache = cache
+        peak = peak_tflops * world_size() if peak_tflops is not None else None
+        self.throughput = Throughput(model.config, self.rates, peak)
         self._checkpoints_under: str | None = None
         self._losses: list[torch.Tensor] = []
         self._sample_ids: list[str] = []
-        self._measured: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+        self._learning_rates: dict[str, float] = {}
         self._step_began = time.perf_counter()
+
+    def any_process(self, value: bool) -> bool:
+        """Say whether the value is true in any process; all of them must ask together."""
+        return bool(sum(self._summed([int(value)])))
+
+    def _summed(self, numbers: list[int]) -> list[int]:
+        """Add up whole numbers over all processes."""
+        if self.args.world_size == 1:
+            return numbers
+        return self.accelerator.reduce(torch.tensor(numbers, device=self.args.device)).tolist()
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any
+    ) -> Any:
+        if self.fsdp2:
+            dtype = torch.bfloat16 if self.args.bf16 else torch.float32
+            shard(self.model, self.args.device, dtype)
+            # Prepared here, so that accelerate leaves it as it is instead of wrapping it for DDP.
+            self.accelerator.prepare_model(self.model, device_placement=False, evaluation_mode=True)
+        return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Make AdamW with a learning rate per part."""
@@ -157,28 +198,53 @@ class LlavitTrainer(Trainer):
         records = len(self.train_dataset)  # type: ignore[arg-type]
         return SeededOrder(records, total_samples(self.stage, records), self.args.seed)
 
+    def get_train_dataloader(self) -> DataLoader:
+        """Give this process's micro-batches."""
+        shares = StepShares(
+            self._get_train_sampler(),
+            self.stage.batch_size,
+            self.stage.micro,
+            rank=self.args.process_index,
+            processes=self.args.world_size,
+        )
+        return DataLoader(
+            self.train_dataset,  # type: ignore[arg-type]
+            batch_sampler=shares,
+            collate_fn=self.data_collator,
+            num_workers=self.stage.workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            worker_init_fn=ignore_sigterm,
+        )
+
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
-        """Collect the micro-batches of one step; count samples and supervised tokens over all processes."""
+        """Collect the micro-batches of one step; count what is in them over all processes."""
         self._step_began = time.perf_counter()
         self._losses, self._sample_ids = [], []
         batches, tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
-        for batch in batches:
-            self.skip_log.add(batch.pop("skipped"))
-        samples = sum(len(batch["sample_ids"]) for batch in batches)
-        if self.args.world_size > 1:
-            samples = self.accelerator.reduce(torch.tensor(samples, device=device)).item()
+        skipped = [record for batch in batches for record in batch.pop("skipped")]
+        *counts, left_out = self._summed([*count(batches), len(skipped)])
+        if left_out:
+            self.skip_log.add(self._of_all_processes(skipped))
         assert isinstance(
             tokens, torch.Tensor
         )  # counted, as batches have labels and the model takes the count
-        self._measured = {"samples": samples, "supervised_tokens": int(tokens)}
+        self._counts = {**dict(zip(COUNTS, counts, strict=True)), "supervised_tokens": int(tokens)}
         return batches, tokens.clamp(min=1)  # none where every record of the step was left out: the loss is 0
+
+    def _of_all_processes(self, items: list[Any]) -> list[Any]:
+        """Join lists of all processes."""
+        if self.args.world_size == 1:
+            return items
+        gathered: list[Any] = [None] * self.args.world_size
+        torch.distributed.all_gather_object(gathered, items)
+        return [item for each in gathered for item in each]
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """Run one micro-batch forward and backward; after the last of a step, check the losses.
+        """Run one micro-batch forward and backward; with the last of a step, check the losses.
 
         Raises:
             FloatingPointError: a loss is not finite; names the samples. The weights are those of the last
@@ -186,40 +252,61 @@ class LlavitTrainer(Trainer):
         """
         self._sample_ids += inputs.pop("sample_ids")
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self._losses.append(loss)
-        if len(self._losses) == self.current_gradient_accumulation_steps:
-            if not torch.stack(self._losses).isfinite().all():
-                raise self._not_finite("loss", torch.stack(self._losses).sum().item())
-            groups = self.optimizer.param_groups if self.optimizer is not None else ()
-            self._measured |= {f"lr_{group['part']}": group["lr"] for group in groups}
+        if self._is_last_micro_batch and not self.is_deepspeed_enabled:
+            self._check_losses()
         return loss
+
+    @property
+    def _is_last_micro_batch(self) -> bool:
+        return len(self._losses) == self.current_gradient_accumulation_steps
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Compute the loss without logits that nobody looks at, and without a cache."""
-        return super().compute_loss(
-            model, {**inputs, "supervised_logits_only": True, "use_cache": False}, *args, **kwargs
-        )
+        inputs = {**inputs, "supervised_logits_only": True, "use_cache": False}
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        self._losses.append(loss.detach())
+        if self._is_last_micro_batch and self.is_deepspeed_enabled:
+            self._check_losses()  # DeepSpeed's backward pass takes the optimizer's step as well
+        return loss
+
+    def _check_losses(self) -> None:
+        """Stop all processes together if a loss in any of them is not finite."""
+        losses = torch.stack(self._losses)
+        mine = not losses.isfinite().all()
+        if self.any_process(mine):
+            raise self._not_finite("loss", losses.sum().item(), elsewhere=not mine)
+        assert self.optimizer is not None
+        self._learning_rates = {f"lr_{group['part']}": group["lr"] for group in self.optimizer.param_groups}
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
-        if not math.isfinite(norm):
+        if norm is not None and not math.isfinite(norm):  # DeepSpeed has none before its first step
             raise self._not_finite("gradient norm", float(norm))
         return norm
 
-    def _not_finite(self, what: str, value: float) -> FloatingPointError:
+    def _not_finite(self, what: str, value: float, elsewhere: bool = False) -> FloatingPointError:
         more = len(self._sample_ids) - _NAMED_SAMPLES
         names = ", ".join(self._sample_ids[:_NAMED_SAMPLES]) + (f" and {more} more" if more > 0 else "")
+        step = f"stage {self.stage.name}, step {self.state.global_step + 1}"
+        if elsewhere:
+            return FloatingPointError(
+                f"{step}: the {what} is not finite in another process, which names the samples"
+            )
+        which = "this step" if self.args.world_size == 1 else "this step in this process"
         return FloatingPointError(
-            f"stage {self.stage.name}, step {self.state.global_step + 1}: the {what} is {value}, so training stopped "
-            f"before the optimizer used it. Samples of this step: {names}. Look at these samples, or lower the "
-            "learning rate."
+            f"{step}: the {what} is {value}, so training stopped before the optimizer used it. "
+            f"Samples of {which}: {names}. Look at these samples, or lower the learning rate."
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what was measured about the step."""
         if "loss" in logs:
             logs.pop("learning_rate", None)  # that of the first group only
-            logs |= self._measured | {"seconds": time.perf_counter() - self._step_began}
+            seconds = time.perf_counter() - self._step_began
+            counts = {key: self._counts[key] for key in ("samples", "tokens", "supervised_tokens")}
+            rates = self.throughput.measure(self._counts, counts["supervised_tokens"], seconds)
+            logs |= self._learning_rates | counts | {"seconds": seconds} | rates
+            logs["skipped"] = len(self.skip_log)
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -248,6 +335,27 @@ class LlavitTrainer(Trainer):
             for old in checkpoints(folder)[: -self.stage.keep_checkpoints]:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save a folder for `from_pretrained`; all processes must call it, the first one writes."""
+        if self.fsdp2:
+            self._save(output_dir, state_dict=full_weights(self.model))
+        else:
+            super().save_model(output_dir, _internal_call)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.is_deepspeed_enabled:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        save_optimizer(self.model, self.optimizer, Path(output_dir) / OPTIMIZER)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.is_deepspeed_enabled:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            load_optimizer(self.model, self.optimizer, Path(checkpoint) / OPTIMIZER)
+            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -1,0 +1,179 @@
+"""Many processes: what each of them takes of a step, how FSDP2 cuts a model up, and what they agree on.
+
+Processes are started by `torchrun` (or `accelerate launch`, or one by one with `RANK` and `WORLD_SIZE` set). How
+they share the work is a recipe's `parallel`:
+
+    ddp      every process holds the whole model
+    fsdp2    weights, gradients and optimizer are cut into one part per process (torch's `fully_shard`)
+    zero2    DeepSpeed: gradients and optimizer are cut
+    zero3    DeepSpeed: weights as well
+
+DDP and FSDP2 compute the same and write the same checkpoints, which load in any number of processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.utils.data import Sampler
+from transformers import PreTrainedModel
+
+LAUNCH = Path(__file__).parent / "launch"
+"""DeepSpeed's configurations, one file for each way; made to be copied."""
+
+
+def world_size() -> int:
+    """Give the number of processes that train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first_process() -> bool:
+    """Say whether this is the process that writes and prints; alone, it is."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def deepspeed_config(parallel: str) -> str | None:
+    """Give the path of DeepSpeed's configuration for `zero2` and `zero3`; None for the ways without DeepSpeed.
+
+    Raises:
+        ImportError: DeepSpeed is not installed.
+
+    Example:
+        >>> deepspeed_config("fsdp2") is None
+        True
+    """
+    if not parallel.startswith("zero"):
+        return None
+    try:
+        import deepspeed  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"parallel: {parallel} needs DeepSpeed: pip install 'llavit[deepspeed]'; fsdp2 does the same without it"
+        ) from error
+    return str(LAUNCH / f"{parallel}.json")
+
+
+class StepShares(Sampler[list[int]]):
+    """Gives one process its micro-batches, out of an order of samples that all processes know.
+
+    A step takes the next `batch_size` samples, whatever the number of processes: they are dealt out in
+    micro-batches, one process after the other. Each process gets equally many. In a last step that is not full some
+    are smaller or empty; no sample is taken twice to fill them up.
+
+    Args:
+        order: indices of the samples.
+        batch_size: samples per step, over all processes.
+        micro_batch_size: samples per micro-batch.
+        rank: which process.
+        processes: how many there are.
+
+    Example:
+        >>> [list(StepShares(range(10), 8, 2, rank=rank, processes=2)) for rank in (0, 1)]
+        [[[0, 1], [4, 5], [8, 9]], [[2, 3], [6, 7], []]]
+    """
+
+    def __init__(self, order: Any, batch_size: int, micro_batch_size: int, *, rank: int, processes: int):
+        self.order, self.batch_size, self.micro = order, batch_size, micro_batch_size
+        self.rank, self.processes = rank, processes
+
+    def _micro_batches(self, samples: int) -> int:
+        """Count one process's micro-batches in a step of so many samples."""
+        return -(-samples // (self.micro * self.processes))
+
+    def __len__(self) -> int:
+        steps, rest = divmod(len(self.order), self.batch_size)
+        return steps * self._micro_batches(self.batch_size) + self._micro_batches(rest)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        step: list[int] = []
+        for index in self.order:
+            step.append(index)
+            if len(step) == self.batch_size:
+                yield from self._share(step)
+                step = []
+        yield from self._share(step)
+
+    def _share(self, step: list[int]) -> Iterator[list[int]]:
+        for number in range(self._micro_batches(len(step))):
+            start = (number * self.processes + self.rank) * self.micro
+            yield step[start : start + self.micro]
+
+
+def shard(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> None:
+    """Cut a model up over all processes with FSDP2, in place.
+
+    Each layer of the LLM and of the vision tower is a unit: its weights are gathered when it runs and let go
+    afterwards. So are embeddings and head, where they are not tied. The rest is the root unit, which stays gathered
+    from the forward to the backward pass. Every process must hold the same weights.
+
+    Args:
+        model: with its weights on any device; they move to `device` unit by unit.
+        device: of this process.
+        dtype: to compute in. bfloat16 gathers the layers' weights as such (gradients are still summed in float32);
+            inputs are left to autocast, so that numbers are those of DDP.
+
+    Example:
+        ```python
+        shard(model, torch.device("cuda", 0), torch.bfloat16)
+        ```
+    """
+    mesh = torch.distributed.init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    policy = MixedPrecisionPolicy(
+        param_dtype=dtype if dtype is torch.bfloat16 else None,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,
+    )
+    as_they_are = MixedPrecisionPolicy(cast_forward_inputs=False)
+    for layer in _layers(model):
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if embeddings.weight is not head.weight:
+        fully_shard(embeddings, mesh=mesh, mp_policy=as_they_are)
+        fully_shard(head, mesh=mesh, mp_policy=as_they_are)
+    fully_shard(model, mesh=mesh, mp_policy=as_they_are)
+
+
+def _layers(model: nn.Module) -> Iterable[nn.Module]:
+    """Find the transformer layers: the members of the outermost module lists."""
+    for child in model.children():
+        yield from child if isinstance(child, nn.ModuleList) else _layers(child)
+
+
+# A checkpoint is the same whoever writes it: a model's folder, and the optimizer's state by parameter name.
+
+
+def full_weights(model: nn.Module) -> dict[str, Any]:
+    """Collect a sharded model's weights in the first process; all processes must call it.
+
+    Returns:
+        name to tensor on the CPU; empty in the other processes.
+    """
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+def save_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, file: Path) -> None:
+    """Write an optimizer's state, whole and by parameter name; all processes must call it, the first one writes."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = get_optimizer_state_dict(model, optimizer, options=options)
+    if is_first_process():
+        torch.save(state, file)
+
+
+def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, file: Path) -> None:
+    """Read an optimizer's state that any number of processes wrote; all processes must call it."""
+    many = world_size() > 1
+    state = {} if many and not is_first_process() else torch.load(file, map_location="cpu", weights_only=True)
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=many)
+    set_optimizer_state_dict(model, optimizer, state, options=options)
