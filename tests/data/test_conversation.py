@@ -1,6 +1,6 @@
 import pytest
 
-from llavit.data import from_llava
+from llavit.data import from_record
 
 QUESTION = {"from": "human", "value": "<image>\nWhat is this?"}
 ANSWER = {"from": "gpt", "value": "A cat."}
@@ -16,7 +16,7 @@ def text(words):
 
 def test_a_llava_record_becomes_messages_with_the_image_in_its_place():
     record = {"image": "a/cat.jpg", "conversations": [QUESTION, ANSWER]}
-    sample = from_llava(record, name="1", image_folder="/data")
+    sample = from_record(record, name="1", image_folder="/data")
     assert sample.messages == [
         {"role": "user", "content": [image("/data/a/cat.jpg"), text("What is this?")]},
         {"role": "assistant", "content": [text("A cat.")]},
@@ -39,21 +39,75 @@ def test_an_image_may_stand_anywhere_in_a_text(words, content):
         "image": ["0", "1"][: words.count("<image>")],
         "conversations": [{"from": "human", "value": words}],
     }
-    assert from_llava(record, name="1").messages[0]["content"] == content
+    assert from_record(record, name="1").messages[0]["content"] == content
 
 
 def test_images_are_handed_out_in_order_over_the_turns():
     turns = [QUESTION, ANSWER, {"from": "human", "value": "And <image>?"}, ANSWER]
-    sample = from_llava({"image": ["1.jpg", "2.jpg"], "conversations": turns}, name="1")
+    sample = from_record({"image": ["1.jpg", "2.jpg"], "conversations": turns}, name="1")
     assert sample.images == ["1.jpg", "2.jpg"]
     assert sample.messages[2]["content"][1] == image("2.jpg")
 
 
 def test_a_record_may_have_no_image():
     turns = [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "Hi"}, ANSWER]
-    sample = from_llava({"conversations": turns}, name="1", image_folder="/data")
+    sample = from_record({"conversations": turns}, name="1", image_folder="/data")
     assert sample.images == []
     assert [message["role"] for message in sample.messages] == ["system", "user", "assistant"]
+
+
+def spoken(*turns):
+    return [{"role": role, "content": [text(words)]} for role, words in turns]
+
+
+def test_sharegpt_records_have_either_pair_of_names_a_system_text_and_a_list_of_images():
+    turns = [
+        {"role": "human", "content": "<image>A<image>"},
+        {"role": "gpt", "content": "B"},
+        {"from": "user", "value": "C"},
+        {"from": "chatgpt", "value": "D"},
+    ]
+    record = {"id": 5, "system": "Be brief.", "images": ["1.jpg", "2.jpg"], "conversations": turns}
+    sample = from_record(record, name="5 (#0)", image_folder="/data")
+    assert sample.messages == [
+        *spoken(("system", "Be brief.")),
+        {"role": "user", "content": [image("/data/1.jpg"), text("A"), image("/data/2.jpg")]},
+        *spoken(("assistant", "B"), ("user", "C"), ("assistant", "D")),
+    ]
+    assert (sample.id, sample.record_id) == ("5 (#0)", "5")
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("a/cat.jpg", "/data/a/cat.jpg"),
+        ("/elsewhere/cat.jpg", "/elsewhere/cat.jpg"),
+        ("file:///a%20b/cat.jpg", "/a b/cat.jpg"),
+        ("data:image/png;base64,iVBORw==", b"\x89PNG"),
+    ],
+)
+def test_openai_messages_name_images_by_path_file_url_or_data_url(url, expected):
+    parts = [text("What is this?"), {"type": "image_url", "image_url": {"url": url}}]
+    turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "A cat."}]
+    sample = from_record({"messages": turns}, name="1", image_folder="/data")
+    assert sample.messages == [
+        {"role": "user", "content": [text("What is this?"), image(expected)]},
+        *spoken(("assistant", "A cat.")),
+    ]
+
+
+def test_hugging_face_parts_take_the_next_image_or_the_one_they_count():
+    images = [{"bytes": b"0", "path": "0.png"}, {"bytes": None, "path": "1.png"}]
+    bare = [
+        {"type": "image", "text": None, "index": None},
+        {"type": "text", "text": "x", "index": None},
+        {"type": "image", "text": None, "index": None},
+    ]
+    counted = [{"type": "image", "index": 1}, {"type": "image", "index": 0}, {"type": "image", "index": 1}]
+    record = {"image": None, "images": images, "messages": [{"role": "user", "content": bare}]}
+    assert from_record(record, name="1", image_folder="/d").images == [b"0", "/d/1.png"]
+    record = {"images": images, "messages": [{"role": "user", "content": counted}]}
+    assert from_record(record, name="1", image_folder="/d").images == ["/d/1.png", b"0", "/d/1.png"]
 
 
 @pytest.mark.parametrize(
@@ -62,9 +116,31 @@ def test_a_record_may_have_no_image():
         ({"image": ["a", "b"], "conversations": [QUESTION]}, "record 7: .* got 1 x <image> and 2 image"),
         ({"conversations": [QUESTION]}, "record 7: .* got 1 x <image> and 0 image"),
         ({"image": "a", "conversations": [ANSWER]}, "record 7: .* got 0 x <image> and 1 image"),
-        ({"image": 3, "conversations": [QUESTION]}, "record 7: expected `image` to be a path .* got 3"),
-        ({"conversations": []}, r"record 7: expected a non-empty list `conversations`, got \[\]"),
+        ({"image": 3, "conversations": [QUESTION]}, "record 7: expected each of `image` .* got 3"),
+        (
+            {"conversations": []},
+            r"record 7: expected a non-empty list `conversations` or `messages`, got \[\]",
+        ),
         ({"id": 7, "text": ""}, r"record 7: .* got fields \['id', 'text'\]"),
+        (
+            {"image": "a", "images": ["a"], "conversations": [QUESTION]},
+            "record 7: expected `image` or `images`",
+        ),
+        ({"image": "http://a/b.png", "conversations": [QUESTION]}, "record 7: .* images are not downloaded"),
+        ({"image": "data:image/png,abc", "conversations": [QUESTION]}, "record 7: cannot read image 'data:"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "video"}]}]},
+            "turn 0: expected parts of type text",
+        ),
+        ({"messages": [{"role": "user", "content": None}]}, "turn 0: expected .* got {'role'"),
+        (
+            {"images": ["a"], "messages": [{"role": "user", "content": [{"type": "image", "index": 1}]}]},
+            "record 7: expected an image index below 1, got 1",
+        ),
+        (
+            {"images": ["a"], "messages": [{"role": "user", "content": [{"type": "image"}] * 2}]},
+            "record 7: .* got 2 x <image> and 1 image",
+        ),
         ({"conversations": ["hi"]}, "record 7, turn 0: expected .* got 'hi'"),
         (
             {"conversations": [ANSWER, {"from": "cat", "value": "miau"}]},
@@ -74,4 +150,4 @@ def test_a_record_may_have_no_image():
 )
 def test_a_bad_record_is_named_with_what_was_expected_and_got(record, message):
     with pytest.raises(ValueError, match=message):
-        from_llava(record, name="7")
+        from_record(record, name="7")

@@ -1,4 +1,4 @@
-"""A LLaVA record becomes a sample: one list of messages, whose content says where each image stands.
+"""A record becomes a sample: one list of messages, whose content says where each image stands.
 
     {"id": "17", "image": "cat.jpg",
      "conversations": [{"from": "human", "value": "<image>\\nWhat is this?"},
@@ -6,7 +6,7 @@
 
 becomes
 
-    Sample(id="17", messages=[
+    Sample(id="17 (#0)", record_id="17", messages=[
         {"role": "user", "content": [{"type": "image", "image": "/data/cat.jpg"},
                                      {"type": "text", "text": "What is this?"}]},
         {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]}])
@@ -16,29 +16,42 @@ Messages of this form are the only inner format: every reader ends here, the pro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from PIL import Image
+
+from llavit.model.images import data_url_bytes
 
 IMAGE_MARK = "<image>"
-"""What stands for an image in the text of a LLaVA record."""
+"""What stands for an image in a text."""
 
 ROLES = {
     "human": "user",
     "user": "user",
     "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
     "assistant": "assistant",
     "system": "system",
 }
-"""Speakers of LLaVA's `from` field, and of its many dialects, to chat template roles."""
+"""Speakers, in the dialects of LLaVA, ShareGPT and OpenAI, to chat template roles."""
 
 Message = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One conversation: its id, for error messages, and its messages.
+    """One conversation.
+
+    Attributes:
+        id: what error messages call it; one of its own for each record of a reader.
+        messages: roles and content lists.
+        record_id: the id that the record itself brings, if it does; nobody promises that it is unique.
 
     Example:
         >>> Sample("1", [{"role": "user", "content": "hello"}]).images
@@ -47,80 +60,140 @@ class Sample:
 
     id: str
     messages: list[Message]
+    record_id: str | None = None
 
     @property
     def images(self) -> list[Any]:
-        """Images (paths or PIL images) in the order in which the text names them."""
+        """Images (paths, bytes or PIL images) in the order in which the text names them."""
         parts = (part for m in self.messages if isinstance(m["content"], list) for part in m["content"])
         return [part["image"] for part in parts if part["type"] == "image"]
 
 
-def from_llava(record: Mapping[str, Any], *, name: str, image_folder: str | Path | None = None) -> Sample:
-    """Turn one LLaVA record into a sample.
+def from_record(record: Mapping[str, Any], *, name: str, image_folder: str | Path | None = None) -> Sample:
+    """Turn one record into a sample, whatever dialect it is written in.
 
-    `<image>` may stand anywhere in a text, any number of times; the k-th one is the k-th image. Text is kept as
-    written, but for the line breaks after an image at the start of a message: LLaVA's way to set the image apart
-    from the words, which is the chat template's business here.
+    Its turns are a list `conversations` (LLaVA, ShareGPT) or `messages` (OpenAI, Hugging Face). A turn has a
+    speaker (`from` or `role`) and words (`value` or `content`): a text, or a list of parts
+    `{"type": "text", "text": ...}`, `{"type": "image", "image": ...}` and
+    `{"type": "image_url", "image_url": {"url": ...}}`. The record's own images are in `image` or `images`, each
+    a path, a `data:` URL, bytes, or Hugging Face's `{"bytes": ..., "path": ...}`.
+
+    `<image>` may stand anywhere in a text, any number of times. It and an image part without an image take the
+    record's next image; an image part with a number under `index` takes that one. Text is kept as written, but
+    for the line breaks after an image at the start of a message: LLaVA's way to set the image apart from the
+    words, which is the chat template's business here.
 
     Args:
-        record: `conversations` is a list of `{"from": ..., "value": ...}`; `image` is a path, a list of paths
-            or absent.
+        record: see above.
         name: what error messages call this record.
         image_folder: what relative image paths are relative to.
 
     Raises:
-        ValueError: a field is missing or of the wrong kind, a speaker is unknown, or the counts of `<image>`
-            and of images differ. The message names the record, what was expected and what was found.
+        ValueError: a field is missing or of the wrong kind, a speaker is unknown, or the images are not those
+            that the text names. The message names the record, what was expected and what was found.
 
     Example:
         >>> record = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]}
-        >>> from_llava(record, name="1").messages[1]["content"]
+        >>> from_record(record, name="1").messages[1]["content"]
         [{'type': 'text', 'text': 'Hello.'}]
+        >>> part = {"type": "image_url", "image_url": {"url": "cat.jpg"}}
+        >>> record = {"messages": [{"role": "user", "content": [part]}]}
+        >>> from_record(record, name="2", image_folder="/data").images
+        ['/data/cat.jpg']
     """
-    turns = record.get("conversations")
+    turns = record["conversations"] if record.get("conversations") is not None else record.get("messages")
     if not isinstance(turns, list) or not turns:
         found = f"fields {sorted(record)}" if turns is None else repr(turns)[:80]
-        raise ValueError(f"record {name}: expected a non-empty list `conversations`, got {found}")
-
-    images = _images(record, name, image_folder)
-    texts = [_value(turn, index, name) for index, turn in enumerate(turns)]
-    marks = sum(text.count(IMAGE_MARK) for text in texts)
-    if marks != len(images):
         raise ValueError(
-            f"record {name}: expected one {IMAGE_MARK} per image, "
-            f"got {marks} x {IMAGE_MARK} and {len(images)} image(s)"
+            f"record {name}: expected a non-empty list `conversations` or `messages`, got {found}"
         )
+    if isinstance(record.get("system"), str) and record["system"]:
+        turns = [{"role": "system", "content": record["system"]}, *turns]
 
-    queue = iter(images)
-    messages = [
-        {"role": _role(turn, index, name), "content": _content(text, queue)}
-        for index, (turn, text) in enumerate(zip(turns, texts, strict=True))
-    ]
-    return Sample(id=name, messages=messages)
+    queue = _Images(_listed(record, name), name, image_folder)
+    messages = []
+    for index, turn in enumerate(turns):
+        words = _words(turn, index, name)
+        messages.append({"role": _role(turn, index, name), "content": _content(words, queue, index, name)})
+    queue.check()
+    given = record.get("id")
+    return Sample(id=name, messages=messages, record_id=None if given is None else str(given))
 
 
-def _images(record: Mapping[str, Any], name: str, image_folder: str | Path | None) -> list[str]:
-    value = record.get("image")
-    if value is None or value == "":
+def _listed(record: Mapping[str, Any], name: str) -> list[Any]:
+    """Give the record's images."""
+    single, several = record.get("image"), record.get("images")
+    if single and several:
+        raise ValueError(f"record {name}: expected `image` or `images`, got both")
+    value = single or several
+    if not value:
         return []
-    paths = value if isinstance(value, list) else [value]
-    if not all(isinstance(path, str) for path in paths):
-        raise ValueError(
-            f"record {name}: expected `image` to be a path or a list of paths, got {value!r:.80}"
-        )
-    return [path if image_folder is None else str(Path(image_folder) / path) for path in paths]
+    return value if isinstance(value, list) else [value]
 
 
-def _value(turn: Any, index: int, name: str) -> str:
-    if not isinstance(turn, Mapping) or not isinstance(turn.get("value"), str):
+class _Images:
+    """Hands out a record's images and keeps count, so that none is missing and none is left."""
+
+    def __init__(self, listed: list[Any], name: str, image_folder: str | Path | None):
+        self.name, self.image_folder = name, image_folder
+        self.listed = [self.resolve(image) for image in listed]
+        self.places = 0  # that take the next image
+        self.used: set[int] = set()
+
+    def next(self) -> Any:
+        self.places += 1
+        return self.take(self.places - 1) if self.places <= len(self.listed) else None
+
+    def take(self, index: int) -> Any:
+        if not 0 <= index < len(self.listed):
+            raise ValueError(
+                f"record {self.name}: expected an image index below {len(self.listed)}, got {index}"
+            )
+        self.used.add(index)
+        return self.listed[index]
+
+    def resolve(self, image: Any) -> Any:
+        """Make one image what `load_image` takes."""
+        if isinstance(image, Mapping):
+            image = next((image[key] for key in ("bytes", "path", "url") if image.get(key)), dict(image))
+        if isinstance(image, bytes | Image.Image):
+            return image
+        if not isinstance(image, str) or not image:
+            raise ValueError(
+                f"record {self.name}: expected each of `image` or `images` to be a path, a data URL or bytes, "
+                f"got {image!r:.80}"
+            )
+        if image.startswith("data:"):
+            return data_url_bytes(image, f"record {self.name}")
+        if image.startswith(("http://", "https://")):
+            raise ValueError(
+                f"record {self.name}: expected the path of an image, got {image!r}; images are not downloaded, "
+                "save it to a file and give its path"
+            )
+        if image.startswith("file://"):
+            return url2pathname(urlsplit(image).path)
+        return image if self.image_folder is None else str(Path(self.image_folder) / image)
+
+    def check(self) -> None:
+        if self.places > len(self.listed) or len(self.used) < len(self.listed):
+            raise ValueError(
+                f"record {self.name}: expected one {IMAGE_MARK} per image, "
+                f"got {self.places} x {IMAGE_MARK} and {len(self.listed)} image(s)"
+            )
+
+
+def _words(turn: Any, index: int, name: str) -> str | list[Any]:
+    words = turn.get("value", turn.get("content")) if isinstance(turn, Mapping) else None
+    if not isinstance(words, str | list):
         raise ValueError(
-            f"record {name}, turn {index}: expected {{'from': ..., 'value': text}}, got {turn!r:.80}"
+            f"record {name}, turn {index}: expected {{'from': ..., 'value': text}} or "
+            f"{{'role': ..., 'content': text or parts}}, got {turn!r:.80}"
         )
-    return turn["value"]
+    return words
 
 
 def _role(turn: Mapping[str, Any], index: int, name: str) -> str:
-    speaker = turn.get("from")
+    speaker = turn.get("from", turn.get("role"))
     if speaker not in ROLES:
         raise ValueError(
             f"record {name}, turn {index}: unknown speaker {speaker!r}, expected one of {', '.join(ROLES)}"
@@ -128,14 +201,31 @@ def _role(turn: Mapping[str, Any], index: int, name: str) -> str:
     return ROLES[speaker]
 
 
-def _content(text: str, images: Iterator[str]) -> list[dict[str, Any]]:
+def _content(words: str | list[Any], images: _Images, index: int, name: str) -> list[dict[str, Any]]:
     """Split at each mark: text, image, text, ...; empty pieces are left out."""
     content: list[dict[str, Any]] = []
-    for index, piece in enumerate(text.split(IMAGE_MARK)):
-        if index > 0:
-            content.append({"type": "image", "image": next(images)})
-            if all(part["type"] == "image" for part in content):
-                piece = piece.lstrip("\n")
-        if piece:
-            content.append({"type": "text", "text": piece})
+    for part in [{"type": "text", "text": words}] if isinstance(words, str) else words:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            for number, piece in enumerate(part["text"].split(IMAGE_MARK)):
+                if number > 0:
+                    content.append({"type": "image", "image": images.next()})
+                if content and all(before["type"] == "image" for before in content):
+                    piece = piece.lstrip("\n")
+                if piece:
+                    content.append({"type": "text", "text": piece})
+        elif kind in ("image", "image_url"):
+            content.append({"type": "image", "image": _part_image(part, images)})
+        else:
+            raise ValueError(
+                f"record {name}, turn {index}: expected parts of type text, image or image_url, got {part!r:.80}"
+            )
     return content
+
+
+def _part_image(part: Mapping[str, Any], images: _Images) -> Any:
+    own = next((part[key] for key in ("image", "image_url", "path", "url") if part.get(key)), None)
+    if own is not None:
+        return images.resolve(own)
+    index = part.get("index")
+    return images.take(index) if isinstance(index, int) else images.next()
