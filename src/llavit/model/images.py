@@ -114,7 +114,7 @@ def to_rgb(picture: Image.Image, owner: str = "image") -> Image.Image:
     """
     try:
         upright = ImageOps.exif_transpose(picture)
-    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
+    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, OSError, struct.error):
         upright = picture  # broken EXIF data beside good pixels: as stored, like any viewer
     if upright.mode.startswith("I;16") or (upright.mode == "I" and picture.format in ("PNG", "PPM")):
         upright = _sixteen_bit(upright)
