@@ -59,7 +59,7 @@ def test_an_unknown_key_names_the_nearest_one_and_the_file(recipe_file):
         ("stages.0.batch_size=2.5", r"stages\[0\].batch_size: expected a whole number, got 2.5 \(float\)"),
         ("stages.0.batch_size=true", r"stages\[0\].batch_size: expected a whole number, got True \(bool\)"),
         ("stages.0.epochs=many", r"stages\[0\].epochs: expected a number, got 'many'"),
-        ("stages.0.data.path=", r"stages\[0\].data.path: expected a text, got nothing"),
+        ("stages.0.name=", r"stages\[0\].name: expected a text, got nothing"),
         ("stages.0.schedule=cosin", r"stages\[0\].schedule: expected one of cosine, linear, .* got 'cosin'"),
         ("model.visual_qkv=1", r"model.visual_qkv: expected true or false, got 1 \(int\)"),
         (
@@ -96,7 +96,7 @@ def test_a_wrong_type_says_what_was_expected_and_got(recipe_file, override, mess
             "model.checkpoint=folder",
             "checkpoint stands alone: its config decides vision, llm, vision_feature_layer",
         ),
-        ("stages.0.data={limit: 3}", r"stages\[0\].data.path: missing"),
+        ("stages.0.data={limit: 3}", r"stages\[0\].data: path: missing, expected `path`, or `mixture`"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_an_error(recipe_file, override, message):

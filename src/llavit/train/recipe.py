@@ -14,32 +14,11 @@ from typing import Any, Literal
 
 import yaml
 
+from llavit.train.data_spec import DataSpec
 from llavit.train.schema import build, merge, parse_yaml, suggest, to_plain
 
 RECIPES = Path(__file__).parent / "recipes"
 Schedule = Literal["cosine", "linear", "constant", "constant_with_warmup"]
-
-
-@dataclass(frozen=True)
-class DataSpec:
-    """Which records a stage learns from.
-
-    Attributes:
-        path: the file with the records.
-        image_folder: what image paths are relative to; the file's own folder if not given.
-        limit: use the first so many records only.
-        on_error: "raise" stops at a bad record, "skip" leaves it out and writes it down.
-        max_skipped: with "skip", the number of bad records at which the run stops all the same.
-    """
-
-    path: str
-    image_folder: str | None = None
-    limit: int | None = None
-    on_error: Literal["raise", "skip"] = "raise"
-    max_skipped: int = 100
-
-    def __post_init__(self) -> None:
-        _positive(self, "limit")
 
 
 @dataclass(frozen=True)

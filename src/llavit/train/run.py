@@ -13,7 +13,7 @@ from rich.console import Console
 from transformers import TrainerCallback, set_seed
 
 from llavit import LlavitForConditionalGeneration, LlavitProcessor, build_llavit
-from llavit.data import Collator, ConversationDataset, SkipLog, Skipped, open_reader
+from llavit.data import Collator, ConversationDataset, SkipLog, Skipped
 from llavit.data.readers import Reader
 from llavit.progress import quiet_transformers
 from llavit.train.distributed import is_first_process
@@ -76,7 +76,7 @@ def train(
         raise ValueError(f"{folder} already holds a run; choose another output folder, or resume")
 
     # All data files are looked at first: a typo in the last stage shows now, not after the first one.
-    readers = [open_reader(s.data.path, s.data.image_folder, s.data.limit) for s in recipe.stages]
+    readers = [stage.data.open(recipe.seed) for stage in recipe.stages]
     stores: list[StageStore] = []
     before: str | None = None
     for index, (stage, reader) in enumerate(zip(recipe.stages, readers, strict=True)):

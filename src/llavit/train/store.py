@@ -31,7 +31,7 @@ _HOW_NOT_WHAT = (
 )
 """Keys of a stage that change how it is computed, not what comes out: they may differ when it is resumed."""
 
-_NOT_THE_RECORDS = ("path", "limit", "on_error", "max_skipped")
+_NOT_THE_RECORDS = ("path", "format", "split", "limit", "mixture", "on_error", "max_skipped")
 """Keys of a stage's data for which its records stand, or that only say when to stop."""
 
 _LATER = {"style": "chat", "lora": None, "frozen_dtype": "float32"}
