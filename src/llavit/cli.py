@@ -96,10 +96,25 @@ def train(
 @_reports_errors
 def recipes() -> None:
     """List the recipes that come with the package."""
-    from llavit.train import shipped_recipes
+    from llavit.train.recipe import RECIPES, shipped_recipes
 
-    for shipped in shipped_recipes():
-        typer.echo(f"{shipped.name}\n  {shipped.about}\n  {shipped.path}")
+    shipped = shipped_recipes()
+    width = max(len(recipe.name) for recipe in shipped)
+    for recipe in shipped:
+        typer.echo(f"{recipe.name:<{width}}  {recipe.about}")
+    typer.echo(f"They are files in {RECIPES}: copy one, or write your own with `extends: NAME`.", err=True)
+
+
+@app.command()
+@_reports_errors
+def merge(
+    model: Annotated[Path, typer.Argument(help="A folder with LoRA adapters.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the whole model; must not be there yet.")],
+) -> None:
+    """Merge LoRA adapters into the model that they adapt: a folder that needs no other."""
+    from llavit.merge import merge as run
+
+    typer.echo(run(model, output))
 
 
 @app.command()

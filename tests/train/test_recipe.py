@@ -1,6 +1,9 @@
-import pytest
+from dataclasses import replace
 
-from llavit.train.recipe import Recipe, load_recipe, shipped_recipes
+import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from llavit.train.recipe import load_recipe, shipped_recipes
 from llavit.train.schema import parse_yaml
 
 PLAIN = """
@@ -149,12 +152,137 @@ def test_broken_yaml_and_keys_given_twice_name_the_line(recipe_file):
         load_recipe(recipe_file)
 
 
-def test_every_shipped_recipe_loads_by_name_and_says_what_it_is_for():
-    for shipped in shipped_recipes():
-        assert isinstance(load_recipe(shipped.name), Recipe)
-        assert len(shipped.about) > 20
-
-
 def test_an_unknown_recipe_suggests_the_nearest():
     with pytest.raises(FileNotFoundError, match="no such recipe file: startr; did you mean starter"):
         load_recipe("startr")
+
+
+# extends
+
+
+def write(folder, name, text):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_a_recipe_that_extends_another_says_only_what_differs(recipe_file, tmp_path):
+    child = """
+extends: ../try.yaml
+name: child
+model: {llm: other, vision_feature_layer: [1, 2]}
+stages:
+  - {name: instruct, learning_rates: {llm: 1e-5}, epochs: 2}
+  - {name: polish, data: {path: p.json}, learning_rates: {llm: 1e-6}, batch_size: 4}
+"""
+    recipe, parent = load_recipe(write(tmp_path, "sub/child.yaml", child)), load_recipe(recipe_file)
+    assert (recipe.name, recipe.model.vision, recipe.model.llm) == ("child", "v", "other")
+    assert recipe.model.vision_feature_layer == (1, 2)  # a list replaces the one before
+    assert [stage.name for stage in recipe.stages] == ["pretrain", "instruct", "polish"]
+    assert recipe.stages[0] == parent.stages[0]
+    instruct = recipe.stages[1]
+    assert (instruct.learning_rates.projector, instruct.learning_rates.llm) == (2e-5, 1e-5)
+    assert (instruct.batch_size, instruct.epochs) == (8, 2)
+    again = write(tmp_path, "resolved.yaml", recipe.to_yaml())
+    assert load_recipe(again) == recipe and "extends" not in again.read_text()
+
+
+def test_extends_goes_over_several_files_and_shipped_names_and_before_overrides(tmp_path):
+    write(tmp_path, "a.yaml", "extends: llava15-llavit\nname: a\nstages: [{name: pretrain, batch_size: 64}]")
+    child = write(tmp_path, "b.yaml", "extends: a.yaml\nstages: [{name: pretrain, micro_batch_size: 2}]")
+    stage = load_recipe(child).stages[0]
+    assert (stage.batch_size, stage.micro_batch_size, stage.max_length) == (64, 2, 2048)
+    assert load_recipe(child, ["stages.pretrain.batch_size=32"]).stages[0].batch_size == 32
+
+
+@pytest.mark.parametrize(
+    ("parent", "child", "error", "message"),
+    [
+        (PLAIN, "seeed: 1", ValueError, r"child.yaml: seeed: unknown key, did you mean `seed`"),
+        (PLAIN + "    batchsize: 2", "seed: 1", ValueError, r"^try.yaml: stages\[1\].batchsize: unknown key"),
+        (PLAIN, "seed: one", ValueError, r"child.yaml: seed: expected a whole number, got 'one'"),
+        (PLAIN + "seed: x", "name: c", ValueError, r"^try.yaml: seed: expected a"),
+        (PLAIN, "stages: [{epochs: 2}]", ValueError, r"child.yaml: stages\[0\].name: missing"),
+        (
+            PLAIN,
+            "stages: [{name: new}]",
+            ValueError,
+            r"child.yaml \(extends try.yaml\): stages\[2\].data: missing",
+        ),
+        (
+            PLAIN,
+            "stages: [{name: pretrain, micro_batch_size: 3}]",
+            ValueError,
+            r"child.yaml \(extends try.yaml\): stages\[0\]: batch_size 8 is not a multiple",
+        ),
+        (None, "seed: 1", FileNotFoundError, r"child.yaml: extends: no such recipe file: try.yaml"),
+        ("extends: child.yaml", "seed: 1", ValueError, r"child.yaml extends try.yaml extends child.yaml"),
+        (PLAIN, "extends: [a, b]", ValueError, r"expected the path or name of one recipe, got \['a', 'b'\]"),
+    ],
+)
+def test_an_error_names_the_file_that_it_comes_from(tmp_path, parent, child, error, message):
+    if parent is not None:
+        write(tmp_path, "try.yaml", parent)
+    extends = "" if child.startswith("extends") else "extends: try.yaml\n"
+    with pytest.raises(error, match=message):
+        load_recipe(write(tmp_path, "child.yaml", extends + child))
+
+
+# The recipes that come with the package
+
+SHIPPED = [recipe.name for recipe in shipped_recipes()]
+LLAVA15 = [name for name in SHIPPED if name.startswith("llava15-")]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_recipe_is_valid_and_says_in_one_line_what_it_is_for(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    about = next(shipped.about for shipped in shipped_recipes() if shipped.name == name)
+    assert 20 < len(about) < 140
+    assert load_recipe(name, ["seed=1"]) == replace(recipe, seed=1)
+
+
+@pytest.mark.parametrize("name", LLAVA15)
+def test_llava15_recipes_have_the_hyperparameters_of_llava15(name):
+    pretrain, instruct = load_recipe(name).stages
+    lora = name.endswith("-lora")
+    assert (pretrain.name, instruct.name) == ("pretrain", "instruct")
+    assert (pretrain.batch_size, instruct.batch_size) == (256, 128)
+    assert (pretrain.learning_rates.projector, instruct.learning_rates.projector) == (1e-3, 2e-5)
+    assert (pretrain.learning_rates.llm, instruct.learning_rates.llm) == (0, 2e-4 if lora else 2e-5)
+    for stage in (pretrain, instruct):
+        assert stage.learning_rates.vision_tower == 0
+        assert (stage.schedule, stage.warmup_ratio, stage.epochs, stage.steps) == ("cosine", 0.03, 1, None)
+        assert (stage.weight_decay, stage.max_length, stage.max_grad_norm) == (0, 2048, 1.0)
+    assert (pretrain.style, instruct.style) == ("plain", "chat")
+    assert (instruct.lora is not None) == lora
+    if instruct.lora is not None:
+        assert (instruct.lora.rank, instruct.lora.alpha) == (128, 256)
+
+
+@pytest.mark.parametrize("name", [name for name in LLAVA15 if name.startswith("llava15-llavit")])
+def test_a_baseline_differs_from_its_llavit_in_the_three_switches_and_the_name_only(name):
+    llavit, llava = load_recipe(name), load_recipe(name.replace("llava15-llavit", "llava15-llava"))
+    assert llavit.model.visual_qkv and llavit.model.bidirectional_visual_attention
+    assert llavit.model.vision_feature_layer == (8, 16, -2)
+    switched_off = replace(
+        llavit.model, visual_qkv=False, bidirectional_visual_attention=False, vision_feature_layer=-2
+    )
+    assert llava == replace(llavit, name=llava.name, model=switched_off)
+
+
+def test_vicunas_template_is_llavas_conversation_v1():
+    template = load_recipe("llava15-llavit-vicuna-7b").model.chat_template
+    turns = [("user", "<image>\nWhat?"), ("assistant", "A cat."), ("user", "Sure?"), ("assistant", "Yes.")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    system = (
+        "A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions."
+    )
+    (text,), _ = render_jinja_template([messages], chat_template=template, eos_token="</s>")
+    assert text == f"{system} USER: <image>\nWhat? ASSISTANT: A cat.</s>USER: Sure? ASSISTANT: Yes.</s>"
+    (text,), _ = render_jinja_template(
+        [messages[:1]], chat_template=template, eos_token="</s>", add_generation_prompt=True
+    )
+    assert text == f"{system} USER: <image>\nWhat? ASSISTANT:"

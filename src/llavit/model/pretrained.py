@@ -1,10 +1,20 @@
-"""Loading and saving: LLaViT and LLaVA checkpoints, and the copy of text QKV where visual QKV are missing."""
+"""Loading and saving: LLaViT and LLaVA checkpoints, adapters, and the copy of text QKV where visual QKV are missing."""
 
 import logging
+import os
+from pathlib import Path
 from typing import Any
 
+from transformers import GenerationConfig
 from transformers.models.llava.modeling_llava import LlavaPreTrainedModel
 
+from llavit.model.adapters import (
+    base_of,
+    find_adapters,
+    has_adapters,
+    load_adapters,
+    save_adapters,
+)
 from llavit.model.checkpoint import VISUAL_KEY, llava_key_mapping
 from llavit.model.configuration import LlavitConfig
 from llavit.model.routing import routed_linears
@@ -27,7 +37,8 @@ class LlavitPreTrainedModel(LlavaPreTrainedModel):
         """Load a LLaViT checkpoint, or a LLaVA one (LLaVA-1.5 format) unchanged.
 
         Visual QKV weights that the checkpoint lacks are copied from its text weights, and the log says which.
-        Those that it has are never overwritten.
+        Those that it has are never overwritten. A folder with LoRA adapters (`llavit.model.adapters`) is loaded
+        with the base that it names; the arguments then go to the base.
 
         Args:
             pretrained_model_name_or_path: a folder or a hub id.
@@ -38,18 +49,25 @@ class LlavitPreTrainedModel(LlavaPreTrainedModel):
         Returns:
             the model; with `output_loading_info=True`, the model and a dict of missing and unexpected keys.
 
+        Raises:
+            FileNotFoundError: the base of a folder with adapters is not where it was; names both.
+            ValueError: adapters and base do not fit.
+
         Example:
             ```python
             model = LlavitForConditionalGeneration.from_pretrained("llava-hf/llava-1.5-7b-hf")
             ```
         """
         config = kwargs.pop("config", None)
+        location = {key: kwargs[key] for key in _LOCATION if key in kwargs}
         if not isinstance(config, LlavitConfig):
-            location = {key: kwargs[key] for key in _LOCATION if key in kwargs}
             config = LlavitConfig.from_pretrained(config or pretrained_model_name_or_path, **location)
         for switch in _SWITCHES:
             if switch in kwargs:
                 setattr(config, switch, kwargs.pop(switch))
+        adapted = find_adapters(pretrained_model_name_or_path, **location)
+        if adapted is not None:
+            return cls._load_adapted(adapted, *args, config=config, **kwargs)
         kwargs["key_mapping"] = {**(kwargs.get("key_mapping") or {}), **llava_key_mapping(config)}
         wants_info = kwargs.pop("output_loading_info", False)
         model: Any
@@ -62,6 +80,47 @@ class LlavitPreTrainedModel(LlavaPreTrainedModel):
         if model.can_generate() and not model.generation_config.suppress_tokens:
             model.generation_config.suppress_tokens = [config.image_token_id]  # never generated
         return (model, info) if wants_info else model
+
+    @classmethod
+    def _load_adapted(cls, folder: Path, *args: Any, **kwargs: Any) -> Any:
+        """Load the base of a folder with adapters, then the adapters."""
+        base = base_of(folder)
+        kwargs = {key: value for key, value in kwargs.items() if key not in ("revision", "subfolder")}
+        wants_info = kwargs.pop("output_loading_info", False)
+        try:
+            model, info = cls.from_pretrained(base, *args, output_loading_info=True, **kwargs)
+        except OSError as error:
+            raise OSError(f"{folder} holds adapters for {base}, which does not load: {error}") from error
+        load_adapters(model, folder, base=os.path.abspath(base) if os.path.isdir(base) else base)
+        if model.can_generate() and (folder / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+        return (model, info) if wants_info else model
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Save a model; one with adapters as adapters, trained parts and the name of its base.
+
+        Args:
+            save_directory: made if need be.
+            *args: as in transformers.
+            **kwargs: as in transformers. With adapters `is_main_process` and `state_dict` count, sharding does not.
+
+        Raises:
+            ValueError: the folder holds a whole model, which adapters would hide.
+        """
+        if not has_adapters(self):
+            super().save_pretrained(save_directory, *args, **kwargs)
+            return
+        if not kwargs.get("is_main_process", True):
+            return
+        folder = Path(save_directory)
+        if folder.is_dir() and any(folder.glob("model*.safetensors*")):
+            raise ValueError(f"{folder} holds a whole model; save the adapters somewhere else")
+        self.config.architectures = [type(self).__name__]
+        self.config.dtype = str(self.dtype).removeprefix("torch.")
+        save_adapters(self, folder, kwargs.get("state_dict"))
+        self.config.save_pretrained(folder)
+        if self.can_generate():
+            self.generation_config.save_pretrained(folder)
 
     def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
         super()._adjust_missing_and_unexpected_keys(loading_info)

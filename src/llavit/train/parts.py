@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.table import Table
 from torch import nn
+
+from llavit.model.adapters import has_adapters, is_adapter
 
 PARTS = ("vision_tower", "projector", "visual_qkv", "llm")
 """Names of the parts; a recipe's `learning_rates` has the same keys."""
@@ -41,7 +43,9 @@ def parameters_by_part(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
     """Group a model's parameters: part to name to parameter. Tied ones are counted once.
 
     Example:
-        sum(p.numel() for p in parameters_by_part(model)["visual_qkv"].values())
+        >>> model = nn.ModuleDict({"multi_modal_projector": nn.Linear(2, 3, bias=False)})
+        >>> sum(p.numel() for p in parameters_by_part(model)["projector"].values())
+        6
     """
     parts: dict[str, dict[str, nn.Parameter]] = {part: {} for part in PARTS}
     for name, parameter in model.named_parameters():
@@ -50,23 +54,28 @@ def parameters_by_part(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
 
 
 def freeze(model: nn.Module, rates: Mapping[str, float]) -> None:
-    """Let exactly those parts train that have a learning rate above 0.
+    """Let exactly those parts train that have a learning rate above 0; of an LLM with adapters, only these.
 
     Raises:
         ValueError: nothing is left to train.
 
     Example:
-        freeze(model, {"projector": 1e-3, "visual_qkv": 2e-4})
+        >>> model = nn.ModuleDict({"multi_modal_projector": nn.Linear(2, 2), "lm_head": nn.Linear(2, 2)})
+        >>> freeze(model, {"projector": 1e-3})
+        >>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        ['multi_modal_projector.weight', 'multi_modal_projector.bias']
     """
+    adapted = has_adapters(model)
     trains = 0
     for part, parameters in parameters_by_part(model).items():
-        for parameter in parameters.values():
-            parameter.requires_grad_(rates.get(part, 0.0) > 0)
-            trains += parameter.numel() if parameter.requires_grad else 0
+        for name, parameter in parameters.items():
+            wanted = rates.get(part, 0.0) > 0 and (part != "llm" or not adapted or is_adapter(name))
+            parameter.requires_grad_(wanted)
+            trains += parameter.numel() if wanted else 0
     if not trains:
-        wanted = ", ".join(part for part, rate in rates.items() if rate > 0) or "none"
+        given = ", ".join(part for part, rate in rates.items() if rate > 0) or "none"
         raise ValueError(
-            f"nothing to train: parts with a learning rate are {wanted}, and this model has none of them"
+            f"nothing to train: parts with a learning rate are {given}, and this model has none of them"
         )
 
 
@@ -81,7 +90,10 @@ def optimizer_groups(
         groups with `params`, `lr`, `weight_decay` and `part`.
 
     Example:
-        torch.optim.AdamW(optimizer_groups(model, {"projector": 1e-3}, weight_decay=0.1))
+        >>> model = nn.ModuleDict({"multi_modal_projector": nn.Linear(2, 3)})
+        >>> [(group["part"], group["lr"], group["weight_decay"])
+        ...  for group in optimizer_groups(model, {"projector": 1e-3}, weight_decay=0.1)]
+        [('projector', 0.001, 0.1), ('projector', 0.001, 0.0)]
     """
     groups = []
     for part, parameters in parameters_by_part(model).items():
@@ -98,20 +110,30 @@ def parts_table(model: nn.Module, rates: Mapping[str, float], title: str) -> Tab
     """Draw what trains: a row per part with its parameters, whether it trains, and its learning rate.
 
     Example:
-        rich.print(parts_table(model, {"projector": 1e-3}, "pretrain"))
+        >>> model = nn.ModuleDict({"multi_modal_projector": nn.Linear(2, 2), "lm_head": nn.Linear(2, 2)})
+        >>> table = parts_table(model, {"projector": 1e-3}, "pretrain")
+        >>> [list(column.cells) for column in table.columns][2]
+        ['none in this model', 'trains', 'none in this model', 'frozen']
     """
     table = Table(title=title, title_justify="left", show_footer=True)
-    counts = {
-        part: sum(parameter.numel() for parameter in parameters.values())
-        for part, parameters in parameters_by_part(model).items()
-    }
-    training = sum(count for part, count in counts.items() if rates.get(part, 0.0) > 0)
+    parts = parameters_by_part(model)
+    counts = {part: _count(parameters.values()) for part, parameters in parts.items()}
+    training = {part: counts[part] if rates.get(part, 0.0) > 0 else 0 for part in parts}
+    adapters = [parameter for name, parameter in parts["llm"].items() if is_adapter(name)]
+    if adapters and training["llm"]:
+        training["llm"] = _count(adapters)
     table.add_column("part", footer="total")
     table.add_column("parameters", justify="right", footer=f"{sum(counts.values()):,}")
-    table.add_column("", footer=f"{training:,} train")
+    table.add_column("", footer=f"{sum(training.values()):,} train")
     table.add_column("learning rate", justify="right")
     for part, count in counts.items():
-        rate = rates.get(part, 0.0)
-        state = "none in this model" if not count else "trains" if rate > 0 else "frozen"
-        table.add_row(part, f"{count:,}", state, f"{rate:g}" if count and rate > 0 else "")
+        state = "none in this model" if not count else "trains" if training[part] else "frozen"
+        if 0 < training[part] < count:
+            state = f"{training[part]:,} in adapters train"
+        table.add_row(part, f"{count:,}", state, f"{rates[part]:g}" if training[part] else "")
     return table
+
+
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    """Count numbers; two 4-bit ones are kept in one byte."""
+    return sum(p.numel() * (1 if p.is_floating_point() else 2) for p in parameters)

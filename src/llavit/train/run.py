@@ -15,9 +15,11 @@ from transformers import TrainerCallback, set_seed
 from llavit import LlavitForConditionalGeneration, LlavitProcessor, build_llavit
 from llavit.data import Collator, ConversationDataset, SkipLog, Skipped
 from llavit.data.readers import Reader
+from llavit.model.adapters import has_adapters, merge_adapters
 from llavit.progress import quiet_transformers
 from llavit.train.distributed import is_first_process
 from llavit.train.logs import TensorBoardLog, WandbLog
+from llavit.train.lora import adapt, hold_frozen, move_base
 from llavit.train.parts import freeze, parts_table
 from llavit.train.precision import resolve_dtype
 from llavit.train.progress import StageProgress, StepLog
@@ -119,14 +121,19 @@ def _run_stage(
     """Train one stage and publish its folder."""
     if is_first_process():
         store.begin()
+    if stage.lora is not None:
+        adapt(model, recipe, stage, store.work)
     rates = to_plain(stage.learning_rates)
     freeze(model, rates)
+    hold_frozen(model, getattr(torch, stage.frozen_dtype), computes_in=dtype)
     console.print(parts_table(model, rates, f"Stage {stage.name}: {len(reader):,} records"))
     if stage.gradient_checkpointing:
         enable = (
             getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         )
         enable()
+        # transformers then wants gradients for what embeddings give, the frozen tower's too: a backward pass in vain
+        model.disable_input_require_grads()
 
     data = ConversationDataset(reader, processor, max_length=stage.max_length, on_error=stage.data.on_error)
     skip_log = SkipLog(store.work / SKIPPED, max_skipped=stage.data.max_skipped)
@@ -185,6 +192,7 @@ def _run_stage(
         for name in (STEP_LOG, SKIPPED):
             if (store.work / name).exists():
                 shutil.copyfile(store.work / name, result / name)
+        move_base(store.work, result)
         store.publish(result)
     trainer.accelerator.wait_for_everyone()
 
@@ -227,6 +235,8 @@ def _calibrate(model: Any, processor: Any, reader: Reader, stage: Stage) -> None
 
 def _load(source: str | Path) -> tuple[Any, Any]:
     model = LlavitForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
+    if has_adapters(model):
+        merge_adapters(model)
     return model, LlavitProcessor.from_pretrained(source)
 
 

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from llavit.data import Collator, SkipLog
+from llavit.model.adapters import has_adapters, load_adapter_weights
 from llavit.train.distributed import (
     StepShares,
     deepspeed_config,
@@ -335,6 +336,13 @@ class LlavitTrainer(Trainer):
             for old in checkpoints(folder)[: -self.stage.keep_checkpoints]:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if has_adapters(self.model):
+            load_adapter_weights(self.model, resume_from_checkpoint)
+            freeze(self.model, self.rates)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save a folder for `from_pretrained`; all processes must call it, the first one writes."""
