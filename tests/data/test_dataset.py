@@ -12,7 +12,7 @@ from llavit.data import Collator, ConversationDataset, SkipLog, Skipped, open_re
 class WordProcessor:
     """Encodes a sample as one token per message; refuses a sample that says `bad`."""
 
-    def encode(self, messages, *, return_labels, max_length, name):
+    def encode(self, messages, *, name, **options):
         if any("bad" in part["text"] for message in messages for part in message["content"]):
             raise ValueError(f"sample {name}: bad picture")
         ids = torch.arange(len(messages))
@@ -80,6 +80,16 @@ def test_the_skip_log_goes_on_where_a_killed_run_left_it(tmp_path):
     assert len(log) == 1
     with pytest.raises(ValueError, match="1 bad records, more than max_skipped = 0"):
         SkipLog(path, max_skipped=0).add([Skipped("a", "no file")])
+
+
+def test_a_line_that_a_kill_tore_and_odd_characters_do_no_harm(tmp_path):
+    path = tmp_path / "skipped.jsonl"
+    SkipLog(path, max_skipped=9).add([Skipped("a", "no\u2028file\x85 \n {"), Skipped("b", "torn")])
+    path.write_text(path.read_text(encoding="utf-8")[:-9], encoding="utf-8")
+    log = SkipLog(path, max_skipped=9)
+    assert list(log.skipped.values()) == [Skipped("a", "no\u2028file\x85 \n {")]
+    log.add([Skipped("b", "torn"), Skipped("c", "new")])
+    assert list(SkipLog(path, max_skipped=9).skipped) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(

@@ -106,13 +106,20 @@ class SkipLog:
         self.max_skipped = max_skipped
         self.skipped: dict[str, Skipped] = {}
         if self.path is not None and self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                if line.endswith("}"):
-                    record = Skipped(**json.loads(line))
-                    self.skipped[record.id] = record
+            self._read(self.path)
 
     def __len__(self) -> int:
         return len(self.skipped)
+
+    def _read(self, path: Path) -> None:
+        """Go on where an earlier run stopped; it may have been killed in the middle of a line."""
+        whole, _, torn = path.read_text(encoding="utf-8").rpartition("\n")
+        for line in whole.split("\n"):
+            if line:
+                record = Skipped(**json.loads(line))
+                self.skipped[record.id] = record
+        if torn:
+            path.write_text(whole + "\n" * bool(whole), encoding="utf-8")
 
     def add(self, records: Iterable[Skipped]) -> None:
         """Write down records that were left out.
