@@ -87,9 +87,20 @@ def train(
     from llavit.train import load_recipe
 
     made = load_recipe(recipe, set_ or [])
+    from llavit.train.distributed import is_first_process, leave
     from llavit.train.run import train as run
+    from llavit.train.stopping import EXIT_STATUS, Stopped
 
-    typer.echo(run(made, output=output, resume=resume))
+    try:
+        folder = run(made, output=output, resume=resume)
+    except Stopped as stopped:
+        if is_first_process():
+            typer.echo(str(stopped), err=True)
+        raise typer.Exit(EXIT_STATUS) from stopped
+    finally:
+        leave()
+    if is_first_process():
+        typer.echo(folder)
 
 
 @app.command()

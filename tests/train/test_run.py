@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -14,30 +15,9 @@ from llavit.train.parts import parameters_by_part
 from llavit.train.progress import read_step_log
 from llavit.train.recipe import RECIPES, load_recipe
 from llavit.train.run import train
-from llavit.train.trainer import LlavitTrainer
-
-KILLED = """
-import os, signal, sys
-from llavit.train.recipe import load_recipe
-from llavit.train.run import train
-from llavit.train.trainer import LlavitTrainer
-
-step = LlavitTrainer.training_step
-def until(self, *args):
-    if self.state.global_step == {steps}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, *args)
-LlavitTrainer.training_step = until
-train(load_recipe({recipe!r}, {overrides!r}), output={output!r}, progress=False)
-"""
-
-
-TOGETHER = """
-import sys
-from llavit.train.recipe import load_recipe
-from llavit.train.run import train
-train(load_recipe(sys.argv[1], sys.argv[3:]), output=sys.argv[2], progress=False)
-"""
+from llavit.train.stopping import EXIT_STATUS
+from llavit.train.trainer import LlavitTrainer, checkpoints
+from tests.train.processes import train_in
 
 
 def losses(folder):
@@ -163,16 +143,19 @@ def test_a_fresh_run_can_be_asked_for(run, tiny):
         train(tiny.recipe(), output=run, progress=False, resume=False)
 
 
-def test_a_killed_run_resumes_to_the_same_losses_and_weights_to_the_bit(run, tiny, tmp_path):
-    overrides = ["stages.0.save_every=2"]
-    code = KILLED.format(steps=3, recipe=str(tiny.recipe_file), overrides=overrides, output=str(tmp_path))
-    killed = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120
-    )
-    assert killed.returncode == -signal.SIGKILL
-    assert not (tmp_path / "pretrain").exists()
-    assert len(losses(tmp_path / "pretrain.work")) == 3
-    (tmp_path / "pretrain.work/unfinished/checkpoint-3").mkdir(parents=True)  # as if killed while saving
+@pytest.mark.parametrize(("step", "stage", "workers"), [(3, "pretrain", 0), (5, "instruct", 1)])
+def test_a_killed_run_resumes_to_the_same_losses_and_weights_to_the_bit(
+    run, tiny, tmp_path, step, stage, workers
+):
+    overrides = [
+        f"stages.{index}.{option}" for index in (0, 1) for option in ("save_every=1", f"workers={workers}")
+    ]
+    overrides[0] = "stages.0.save_every=2"
+    statuses = train_in(tmp_path, tiny.recipe_file, *overrides, send=signal.SIGKILL, step=step)
+    assert statuses == [-signal.SIGKILL]
+    assert not (tmp_path / stage).exists()
+    assert len(losses(tmp_path / f"{stage}.work")) == (3 if stage == "pretrain" else 1)
+    (tmp_path / f"{stage}.work/unfinished/checkpoint-9").mkdir(parents=True)  # as if killed while saving
 
     train(tiny.recipe(*overrides), output=tmp_path, progress=False)
     assert losses(tmp_path / "pretrain") == losses(run / "pretrain")
@@ -180,32 +163,45 @@ def test_a_killed_run_resumes_to_the_same_losses_and_weights_to_the_bit(run, tin
     assert (tmp_path / "instruct/model.safetensors").read_bytes() == (
         run / "instruct/model.safetensors"
     ).read_bytes()
-    assert not (tmp_path / "pretrain.work").exists()
+    assert not (tmp_path / f"{stage}.work").exists()
 
 
-def test_two_processes_train_as_one_also_where_one_of_them_sees_no_image(tiny, tmp_path):
-    script = tmp_path / "together.py"
-    script.write_text(TOGETHER)
-    # Micro-batches of one: every third record has no image, so the processes differ in most steps.
-    overrides = ["stages.0.micro_batch_size=1", "stages.1.micro_batch_size=1", "stages.0.save_every=3"]
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        str(script),
-    ]
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_that_is_told_to_stop_saves_leaves_and_goes_on_to_the_bit(run, tiny, tmp_path, workers):
+    overrides = [f"stages.0.workers={workers}", f"stages.1.workers={workers}"]  # and no `save_every`
+    statuses = train_in(tmp_path, tiny.recipe_file, *overrides, send=signal.SIGTERM, step=1, group=True)
+    assert statuses == [EXIT_STATUS]
+    assert [path.name for path in checkpoints(tmp_path / "pretrain.work")] == ["checkpoint-2"]
+    train(tiny.recipe(*overrides), output=tmp_path, progress=False)
+    assert losses(tmp_path / "pretrain") == losses(run / "pretrain")
+    assert (tmp_path / "instruct/model.safetensors").read_bytes() == (
+        run / "instruct/model.safetensors"
+    ).read_bytes()
+
+
+@pytest.mark.slow  # torchrun starts three Python processes, one after the other
+def test_torchrun_passes_sigterm_on_and_the_same_command_goes_on(run, tiny, tmp_path):
+    overrides = ["stages.0.micro_batch_size=2", "stages.1.micro_batch_size=2", "stages.0.steps=400"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "llavit.cli", "train", str(tiny.recipe_file), "--output", str(tmp_path)]
+    command += [word for override in overrides for word in ("--set", override)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    arguments = [str(tiny.recipe_file), str(tmp_path / "two"), *overrides]
-    subprocess.run([*launch, *arguments], env=environment, timeout=120, check=True, capture_output=True)
-    train(tiny.recipe(*overrides), output=tmp_path / "one", progress=False)
-    for stage in ("pretrain", "instruct"):
-        one, two = (read_step_log(tmp_path / name / stage / "train_log.jsonl") for name in ("one", "two"))
-        for a, b in zip(one, two, strict=True):
-            assert (a["samples"], a["supervised_tokens"]) == (b["samples"], b["supervised_tokens"])
-            assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)  # float32: sums in another order
-            assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+    log = tmp_path / "pretrain.work/train_log.jsonl"
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not read_step_log(log) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "was told to stop and saved step" in err
+    (saved,) = checkpoints(tmp_path / "pretrain.work")
+    step = int(saved.name.rpartition("-")[2])
+    assert 0 < step < 400
+    subprocess.run(command, env=environment, timeout=240, check=True, capture_output=True)
+    assert [row["step"] for row in read_step_log(tmp_path / "pretrain/train_log.jsonl")] == list(
+        range(1, 401)
+    )
 
 
 def test_worker_processes_change_nothing(run, tiny, tmp_path):

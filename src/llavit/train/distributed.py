@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel
@@ -42,6 +43,12 @@ def world_size() -> int:
 def is_first_process() -> bool:
     """Say whether this is the process that writes and prints; alone, it is."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def leave() -> None:
+    """Leave the group of processes, if there is one; for the end of a program."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def deepspeed_config(parallel: str) -> str | None:
@@ -114,12 +121,13 @@ class StepShares(Sampler[list[int]]):
 def shard(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> None:
     """Cut a model up over all processes with FSDP2, in place.
 
-    Each layer of the LLM and of the vision tower is a unit: its weights are gathered when it runs and let go
-    afterwards. So are embeddings and head, where they are not tied. The rest is the root unit, which stays gathered
-    from the forward to the backward pass. Every process must hold the same weights.
+    Each layer of the LLM is a unit: its weights are gathered when it runs and let go afterwards. So are embeddings
+    and head, where they are not tied. The rest is the root unit, which stays gathered from the forward to the
+    backward pass. A vision tower that trains is cut up in the same way; a frozen one stays whole, as it is small and
+    a process without images then need not run it for the others' sake.
 
     Args:
-        model: with its weights on any device; they move to `device` unit by unit.
+        model: a LLaViT, with the same weights in every process and on any device; they move to `device` unit by unit.
         device: of this process.
         dtype: to compute in. bfloat16 gathers the layers' weights as such (gradients are still summed in float32);
             inputs are left to autocast, so that numbers are those of DDP.
@@ -129,20 +137,27 @@ def shard(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> N
         shard(model, torch.device("cuda", 0), torch.bfloat16)
         ```
     """
-    mesh = torch.distributed.init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-    policy = MixedPrecisionPolicy(
-        param_dtype=dtype if dtype is torch.bfloat16 else None,
-        reduce_dtype=torch.float32,
-        cast_forward_inputs=False,
-    )
-    as_they_are = MixedPrecisionPolicy(cast_forward_inputs=False)
-    for layer in _layers(model):
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    tower = model.base_model.vision_tower
+    whole = set(tower.parameters())
+    if any(parameter.requires_grad for parameter in whole):
+        whole = set()
+    else:
+        tower.to(device)
+    as_it_is: dict[str, Any] = {
+        "mesh": init_device_mesh(device.type, (torch.distributed.get_world_size(),)),
+        "mp_policy": MixedPrecisionPolicy(cast_forward_inputs=False),
+        "ignored_params": whole,
+    }
+    layer = dict(as_it_is)
+    if dtype is torch.bfloat16:
+        layer["mp_policy"] = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    for module in _layers(model.base_model.language_model if whole else model):
+        fully_shard(module, **layer)
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     if embeddings.weight is not head.weight:
-        fully_shard(embeddings, mesh=mesh, mp_policy=as_they_are)
-        fully_shard(head, mesh=mesh, mp_policy=as_they_are)
-    fully_shard(model, mesh=mesh, mp_policy=as_they_are)
+        fully_shard(embeddings, **as_it_is)
+        fully_shard(head, **as_it_is)
+    fully_shard(model, **as_it_is)
 
 
 def _layers(model: nn.Module) -> Iterable[nn.Module]:
@@ -158,9 +173,12 @@ def full_weights(model: nn.Module) -> dict[str, Any]:
     """Collect a sharded model's weights in the first process; all processes must call it.
 
     Returns:
-        name to tensor on the CPU; empty in the other processes.
+        name to tensor on the CPU, tied ones under one name; empty in the other processes.
     """
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    once = {name for name, _ in model.named_parameters()}
+    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - once
+    return {name: tensor for name, tensor in weights.items() if name not in tied}
 
 
 def save_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, file: Path) -> None:

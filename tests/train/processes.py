@@ -1,0 +1,85 @@
+"""Runs that need processes of their own: forked, for speed, from a clean process that has imported llavit once."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from llavit.train.recipe import load_recipe
+from llavit.train.stopping import EXIT_STATUS, Stopped
+from llavit.train.trainer import LlavitTrainer
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["llavit.train.run", "tests.train.processes"])
+TIMEOUT = 90
+"""Seconds after which processes count as hanging; they take a few."""
+
+
+def train_in(folder, recipe_file, *overrides, processes=1, send=None, rank=0, step=1, group=False, nan=False):
+    """Train in processes of their own.
+
+    Args:
+        folder: the run's output.
+        recipe_file: of the recipe.
+        *overrides: of the recipe.
+        processes: how many train together.
+        send: a signal that one of them gets.
+        rank: which one.
+        step: before which step, counted from 0, and from the start of the first stage.
+        group: send the signal to all of the process group, data workers too, as SLURM does.
+        nan: that process's logits become NaN.
+
+    Returns:
+        their exit statuses; 2 is an error whose message is in the file `FOLDER.error-RANK`.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    started = []
+    for number in range(processes):
+        environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        if processes > 1:
+            environment |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(processes)}
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        mine = (send, step, group, nan) if number == rank else (None, 0, False, False)
+        arguments = (environment, str(recipe_file), overrides, str(folder), *mine)
+        started.append(_CONTEXT.Process(target=_train, args=arguments))
+        started[-1].start()
+    for process in started:
+        process.join(TIMEOUT)
+    hanging = [process for process in started if process.is_alive()]
+    for process in hanging:
+        process.kill()
+        process.join()
+    assert not hanging, f"{len(hanging)} of {processes} processes were still running after {TIMEOUT} seconds"
+    return [process.exitcode for process in started]
+
+
+def _train(environment, recipe_file, overrides, folder, send, step, group, nan):
+    os.setsid()  # a process group of its own
+    os.environ |= environment
+    from llavit.train.run import train
+
+    taken = 0
+    collect = LlavitTrainer.get_batch_samples
+
+    def signalled(self, *args):
+        nonlocal taken
+        if send is not None and taken == step:
+            os.killpg(0, send) if group else os.kill(os.getpid(), send)
+        taken += 1
+        if nan:
+            self.model.lm_head.register_forward_hook(lambda module, args, output: output * float("nan"))
+        return collect(self, *args)
+
+    LlavitTrainer.get_batch_samples = signalled
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        train(load_recipe(recipe_file, overrides), output=folder, progress=False)
+    except Stopped:
+        sys.exit(EXIT_STATUS)
+    except (FloatingPointError, ValueError) as error:
+        Path(f"{folder}.error-{environment.get('RANK', 0)}").write_text(str(error))
+        sys.exit(2)

@@ -1,0 +1,153 @@
+"""Several processes on one machine (gloo, CPU). Each starts on its own, as `torchrun` would start it."""
+
+import json
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llavit import LlavitForConditionalGeneration
+from llavit.train.distributed import StepShares
+from llavit.train.progress import read_step_log
+from llavit.train.run import train
+from llavit.train.stopping import EXIT_STATUS
+from tests.train.processes import train_in
+
+# Micro-batches of one: every third record has no image, so that in most steps one process sees images and one does
+# not. Ten samples of the second stage do not fill its last step.
+SPLIT = (
+    "stages.0.micro_batch_size=1",
+    "stages.1.micro_batch_size=1",
+    "stages.1.steps=null",
+    "stages.1.epochs=0.8",
+    "stages.0.save_every=3",
+)
+
+
+def logged(folder):
+    rows = {stage: read_step_log(folder / stage / "train_log.jsonl") for stage in ("pretrain", "instruct")}
+    assert all(rows.values())
+    return rows
+
+
+def assert_same_run(one, two):
+    for stage, rows in logged(one).items():
+        for a, b in zip(rows, logged(two)[stage], strict=True):
+            for key in ("step", "samples", "tokens", "supervised_tokens", "lr_projector"):
+                assert a[key] == b[key]
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)  # float32: sums in another order
+            assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+        ours, theirs = (load_file(folder / stage / "model.safetensors") for folder in (one, two))
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            # Adam divides by the gradient's size: where that is nearly 0, so is the agreement on its sign.
+            torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=2e-3)
+
+
+@pytest.fixture(scope="module")
+def alone(tiny, tmp_path_factory):
+    """The run of a single process."""
+    folder = tmp_path_factory.mktemp("alone")
+    train(tiny.recipe(*SPLIT), output=folder, progress=False)
+    return folder
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_two_processes_train_as_one_also_where_one_of_them_sees_no_image(tiny, alone, tmp_path, parallel):
+    statuses = train_in(tmp_path, tiny.recipe_file, *SPLIT, f"parallel={parallel}", processes=2)
+    assert statuses == [0, 0]
+    assert_same_run(alone, tmp_path)
+    for stage in ("pretrain", "instruct"):
+        assert {file.name for file in (alone / stage).iterdir()} == {
+            file.name for file in (tmp_path / stage).iterdir()
+        }
+        assert (alone / stage / "config.json").read_bytes() == (tmp_path / stage / "config.json").read_bytes()
+        _, info = LlavitForConditionalGeneration.from_pretrained(tmp_path / stage, output_loading_info=True)
+        assert not any(info.values())
+
+
+def steps_of(folder, stage="pretrain"):
+    return [row["step"] for row in read_step_log(folder / f"{stage}.work/train_log.jsonl")]
+
+
+def test_what_two_processes_saved_goes_on_in_one(tiny, alone, tmp_path):
+    # Only the second process is told to stop, in the middle of the run, without a checkpoint due.
+    statuses = train_in(
+        tmp_path, tiny.recipe_file, *SPLIT, "parallel=fsdp2", processes=2, send=signal.SIGTERM, rank=1, step=1
+    )
+    assert statuses == [EXIT_STATUS, EXIT_STATUS]
+    assert steps_of(tmp_path) == [1, 2]
+    assert [path.name for path in (tmp_path / "pretrain.work").glob("checkpoint-*")] == ["checkpoint-2"]
+    train(tiny.recipe(*SPLIT), output=tmp_path, progress=False)
+    assert_same_run(alone, tmp_path)
+
+
+def test_what_one_process_saved_goes_on_in_two(tiny, alone, tmp_path):
+    statuses = train_in(
+        tmp_path, tiny.recipe_file, *SPLIT, send=signal.SIGTERM, step=5
+    )  # in the second stage
+    assert statuses == [EXIT_STATUS]
+    assert steps_of(tmp_path, "instruct") == [1, 2]
+    assert train_in(tmp_path, tiny.recipe_file, *SPLIT, "parallel=fsdp2", processes=2) == [0, 0]
+    assert_same_run(alone, tmp_path)
+
+
+def test_fsdp2_also_trains_the_tower_and_recomputes_activations(tiny, tmp_path):
+    # A tower that trains is cut up as well, so every process has to run it in every step.
+    everything = [f"stages.0.learning_rates.{part}=1e-3" for part in ("vision_tower", "llm")]
+    options = [
+        *SPLIT,
+        "stages.1.epochs=0.3",
+        *everything,
+        "stages.0.gradient_checkpointing=true",
+        "stages.0.steps=2",
+    ]
+    train(tiny.recipe(*options), output=tmp_path / "one", progress=False)
+    assert train_in(tmp_path / "two", tiny.recipe_file, *options, "parallel=fsdp2", processes=2) == [0, 0]
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_loss_that_is_not_finite_in_one_process_stops_all_before_the_optimizer(tiny, tmp_path):
+    folder = tmp_path / "out"
+    assert train_in(folder, tiny.recipe_file, *SPLIT, processes=2, rank=1, nan=True) == [2, 2]
+    messages = [(tmp_path / f"out.error-{rank}").read_text() for rank in (0, 1)]
+    assert messages[0].startswith("stage pretrain, step 1: the loss is not finite in another process")
+    assert messages[1].startswith("stage pretrain, step 1: the loss is nan")
+    assert "Samples of this step in this process: " in messages[1] and "(#" in messages[1]
+    assert steps_of(folder) == []
+
+
+def test_records_left_out_in_any_process_are_written_down_once_and_count_together(tiny, tmp_path):
+    rows = json.loads(tiny.data.read_text())
+    for row in rows[:4]:
+        row["image"] = "absent.png"
+        row["conversations"][0]["value"] = "<image>"
+    data = tiny.data.with_name("torn.json")
+    data.write_text(json.dumps(rows))
+    recipe = [
+        *SPLIT,
+        "stages.0.steps=3",
+        "stages.1.steps=1",
+        f"stages.0.data={{path: {data}, on_error: skip}}",
+    ]
+    assert train_in(tmp_path / "out", tiny.recipe_file, *recipe, processes=2) == [0, 0]
+    lines = (tmp_path / "out/pretrain/skipped.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["id"] for line in lines) == ["i0 (#0)", "i1 (#1)", "i3 (#3)", "t2 (#2)"]
+    assert read_step_log(tmp_path / "out/pretrain/train_log.jsonl")[-1]["skipped"] == 4
+    few = [*recipe, "stages.0.data.max_skipped=3"]
+    assert train_in(tmp_path / "few", tiny.recipe_file, *few, processes=2) == [2, 2]
+    for rank in (0, 1):
+        assert "4 bad records, more than max_skipped = 3" in (tmp_path / f"few.error-{rank}").read_text()
+
+
+@pytest.mark.parametrize(("samples", "processes"), [(10, 2), (16, 2), (3, 4), (9, 1), (8, 3)])
+def test_processes_share_out_every_sample_once_and_run_equally_often(samples, processes):
+    shares = [
+        StepShares(range(samples), 6 if processes == 3 else 8, 2, rank=rank, processes=processes)
+        for rank in range(processes)
+    ]
+    taken = [list(share) for share in shares]
+    assert sorted(index for share in taken for batch in share for index in batch) == list(range(samples))
+    assert {len(share) for share in taken} == {len(shares[0])}
+    assert all(len(batch) <= 2 for share in taken for batch in share)
