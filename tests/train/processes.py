@@ -59,6 +59,7 @@ def train_in(folder, recipe_file, *overrides, processes=1, send=None, rank=0, st
 
 def _train(environment, recipe_file, overrides, folder, send, step, group, nan):
     os.setsid()  # a process group of its own
+    multiprocessing.set_start_method("fork", force=True)  # for data workers, as in an ordinary process
     os.environ |= environment
     from llavit.train.run import train
 
