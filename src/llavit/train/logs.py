@@ -32,7 +32,9 @@ class TensorBoardLog(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the file."""
         if state.is_world_process_zero:
-            self.writer = SummaryWriter(str(self.folder), purge_step=state.global_step + 1)
+            # The suffix: files are named by the second, and a resumed run may be as quick as that.
+            step = state.global_step
+            self.writer = SummaryWriter(str(self.folder), purge_step=step + 1, filename_suffix=f".{step}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Write one step."""

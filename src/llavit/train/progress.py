@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
+STEP_LOG = "train_log.jsonl"
 _LINE_EVERY = 30.0  # seconds
 _SMOOTHING = 0.9  # of the loss shown; about the last 10 steps
 
@@ -23,7 +24,9 @@ class StageProgress(TrainerCallback):
         console: where to draw.
 
     Example:
+        ```python
         LlavitTrainer(..., callbacks=[StageProgress("pretrain", Console(stderr=True))])
+        ```
     """
 
     def __init__(self, stage: str, console: Console):
@@ -79,7 +82,7 @@ class StageProgress(TrainerCallback):
 
 
 class StepLog(TrainerCallback):
-    """Writes one JSON line per step: step, loss, grad_norm, learning rates, seconds, samples, supervised tokens.
+    """Writes one JSON line per step: step, loss, gradient norm, learning rates and what `Throughput` measures.
 
     A resumed run first drops the lines of steps that it will take again.
 
@@ -87,7 +90,9 @@ class StepLog(TrainerCallback):
         path: the file.
 
     Example:
+        ```python
         LlavitTrainer(..., callbacks=[StepLog(folder / "train_log.jsonl")])
+        ```
     """
 
     def __init__(self, path: Path):
@@ -110,13 +115,34 @@ class StepLog(TrainerCallback):
 def read_step_log(path: Path) -> list[dict[str, Any]]:
     """Read a stage's `train_log.jsonl`; a last line that a killed run left unfinished is dropped.
 
+    Returns:
+        a row per step; none where there is no file.
+
+    Raises:
+        ValueError: a line is no row of a log; names file and line.
+
     Example:
+        ```python
         losses = [row["loss"] for row in read_step_log(Path("runs/starter/pretrain/train_log.jsonl"))]
+        ```
     """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("}\n")]
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            row = json.loads(line)
+            if not isinstance(row["step"], int) or not isinstance(row["loss"], float | int):
+                raise TypeError
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number}: expected a JSON object with step and loss, got {line[:80]!r}; "
+                "the file is damaged: delete that line"
+            ) from error
+        rows.append(row)
+    return rows
 
 
 def _steps_seen(logs: dict[str, float], samples: float) -> float:

@@ -1,0 +1,147 @@
+import struct
+
+import pytest
+import torch
+from tensorboardX.proto.event_pb2 import Event
+
+from llavit.data import Collator, ConversationDataset, open_reader
+from llavit.train import throughput
+from llavit.train.flops import training_flops
+from llavit.train.progress import read_step_log
+from llavit.train.run import train
+from llavit.train.throughput import COUNTS, Throughput, count, known_peak_tflops, peak_tflops
+from llavit.train.trainer import LlavitTrainer
+
+
+def events(folder):
+    """Read TensorBoard's files in the order in which it does."""
+    for file in sorted(folder.glob("events.*")):
+        data, start = file.read_bytes(), 0
+        while start < len(data):
+            (length,) = struct.unpack_from("<Q", data, start)
+            yield Event.FromString(data[start + 12 : start + 12 + length])
+            start += length + 16
+
+
+def shown(folder, tag):
+    """Give the steps and values that TensorBoard shows: a session that starts purges the steps it takes again."""
+    points = {}
+    for event in events(folder):
+        if event.HasField("session_log"):
+            points = {step: value for step, value in points.items() if step < event.step}
+        for value in event.summary.value:
+            if value.tag == tag:
+                points[event.step] = value.simple_value
+    return points
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("logs")
+    train(tiny.recipe("peak_tflops=0.1"), output=folder, progress=False)
+    return folder
+
+
+def test_each_step_is_measured(run, tiny):
+    rows = read_step_log(run / "instruct/train_log.jsonl")
+    keys = {"loss", "grad_norm", "lr_projector", "lr_visual_qkv", "lr_llm", "seconds", "samples", "tokens"}
+    keys |= {"supervised_tokens", "samples_per_second", "tokens_per_second", "padding", "mfu", "skipped"}
+    assert all(row.keys() == keys | {"step"} for row in rows)
+    row = rows[0]
+    assert row["samples_per_second"] == pytest.approx(4 / row["seconds"])
+    assert row["tokens_per_second"] == pytest.approx(row["tokens"] / row["seconds"])
+    assert 0 < row["padding"] < 1 and row["skipped"] == 0
+    assert 0 < row["mfu"] < 1
+
+
+def test_mfu_is_the_flops_of_what_was_in_the_step_over_what_the_hardware_can_do(tiny):
+    model, processor = tiny.build()
+    data = ConversationDataset(open_reader(tiny.data), processor)
+    batches = [Collator(0)([data[0], data[2]]), Collator(0)([data[1]])]  # with, without and with an image
+    counts = dict(zip(COUNTS, count(batches), strict=True))
+    lengths = [len(data[index]["input_ids"]) for index in (0, 1, 2)]
+    assert counts["samples"] == counts["rows"] == 3 and counts["images"] == 2
+    assert counts["tokens"] == sum(lengths) and counts["visual_tokens"] == 2 * 4
+    assert counts["positions"] == 2 * max(lengths[0], lengths[2]) + lengths[1]
+    rates = {"projector": 1e-3, "llm": 1e-5}
+    measured = Throughput(model.config, rates, peak=2e-6).measure(counts, supervised=20, seconds=0.5)
+    flops = training_flops(model.config, rates, sum(lengths) - 8, 8, 20, 2, rows=3)
+    assert measured["mfu"] == pytest.approx(flops / 0.5 / 2e6)
+    assert measured["padding"] == pytest.approx(1 - sum(lengths) / counts["positions"])
+    assert "mfu" not in Throughput(model.config, rates, peak=None).measure(counts, 20, 0.5)
+
+
+def test_the_filling_of_packed_rows_is_padding(tiny):
+    _, processor = tiny.build()
+    data = ConversationDataset(open_reader(tiny.data), processor)
+    lengths = [len(data[index]["input_ids"]) for index in (0, 1)]
+    exact = Collator(0, pack_length=sum(lengths))([data[0], data[1]])
+    filled = Collator(0, pack_length=max(lengths))([data[0], data[1]])
+    for batch, rows in ((exact, 1), (filled, 2)):
+        counts = dict(zip(COUNTS, count([batch]), strict=True))
+        assert (counts["rows"], counts["tokens"]) == (rows, sum(lengths))
+        assert counts["positions"] == batch["input_ids"].numel()
+
+
+def test_gpus_are_known_by_their_names_and_a_cpu_has_no_peak_unless_given():
+    assert known_peak_tflops("NVIDIA A100-SXM4-80GB") == 312
+    assert known_peak_tflops("NVIDIA H100 PCIe") == 756
+    assert known_peak_tflops("NVIDIA H200") == 989
+    assert known_peak_tflops("NVIDIA L40S") == 362
+    assert known_peak_tflops("Quadro K620") is None
+    cpu = torch.device("cpu")
+    assert peak_tflops(None, cpu, torch.bfloat16) is None
+    assert peak_tflops(3.0, cpu, torch.float32) == 3.0
+
+
+def test_the_known_peaks_count_for_bfloat16_only(monkeypatch):
+    monkeypatch.setattr(throughput.torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    cuda = torch.device("cuda")
+    assert peak_tflops(None, cuda, torch.bfloat16) == 989
+    assert peak_tflops(None, cuda, torch.float32) is None
+
+
+def test_tensorboard_has_every_step_of_every_stage(run):
+    for stage, steps in (("pretrain", 4), ("instruct", 2)):
+        rows = read_step_log(run / stage / "train_log.jsonl")
+        loss = shown(run / "tensorboard" / stage, "train/loss")
+        assert list(loss) == list(range(1, steps + 1))
+        assert list(loss.values()) == pytest.approx([row["loss"] for row in rows])
+        for tag in ("train/grad_norm", "learning_rate/projector", "speed/mfu", "data/padding"):
+            assert len(shown(run / "tensorboard" / stage, tag)) == steps
+
+
+def test_a_resumed_run_leaves_no_trace_in_tensorboard(run, tiny, tmp_path, monkeypatch):
+    recipe = tiny.recipe("stages.0.save_every=2")
+    step = LlavitTrainer.training_step
+
+    def stop(self, *args):
+        if self.state.global_step == 3:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LlavitTrainer, "training_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, output=tmp_path, progress=False)
+    train(recipe, output=tmp_path, progress=False)
+    loss = shown(tmp_path / "tensorboard/pretrain", "train/loss")
+    assert list(loss.items()) == list(shown(run / "tensorboard/pretrain", "train/loss").items())
+
+
+def test_wandb_that_is_not_installed_is_an_error_that_names_the_extra(tiny, tmp_path):
+    try:
+        import wandb  # noqa: F401
+    except ImportError:
+        with pytest.raises(ImportError, match=r"pip install 'llavit\[wandb\]'; or leave `wandb` out"):
+            train(tiny.recipe("wandb=llavit"), output=tmp_path, progress=False)
+    else:
+        pytest.skip("wandb is installed here; the test below runs")
+
+
+def test_wandb_gets_every_step(tiny, tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="wandb is optional and not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    train(tiny.recipe("wandb=llavit", "stages.1.steps=1"), output=tmp_path / "out", progress=False)
+    assert len(list((tmp_path / "out").rglob("*.wandb"))) == 2
