@@ -115,7 +115,7 @@ class LlavitPreTrainedModel(LlavaPreTrainedModel):
         folder = Path(save_directory)
         if folder.is_dir() and any(folder.glob("model*.safetensors*")):
             raise ValueError(f"{folder} holds a whole model; save the adapters somewhere else")
-        self.config.architectures = [type(self).__name__]
+        self.config.architectures = [type(self).__name__.removeprefix("FSDP")]
         self.config.dtype = str(self.dtype).removeprefix("torch.")
         save_adapters(self, folder, kwargs.get("state_dict"))
         self.config.save_pretrained(folder)
