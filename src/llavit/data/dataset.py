@@ -6,8 +6,9 @@ it, or it is left out and written down. No other record ever takes its place: th
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,15 +20,28 @@ from llavit.data.conversation import Message
 from llavit.data.readers import Reader
 
 OnError = Literal["raise", "skip"]
+Style = Literal["chat", "plain"]
 
 
 class Encoder(Protocol):
     """The part of the processor that a dataset uses."""
 
+    image_seq_length: int
+
     def encode(
-        self, messages: list[Message], *, return_labels: bool, max_length: int | None, name: str
+        self,
+        messages: list[Message],
+        *,
+        return_labels: bool,
+        max_length: int | None,
+        style: Style,
+        image_features: Callable[[Any], torch.Tensor] | None,
+        name: str,
     ) -> dict[str, torch.Tensor]:
         """Turn messages into tensors; a ValueError names the sample."""
+
+    def pixel_values(self, images: list[Any], name: str) -> torch.Tensor:
+        """Load images; a ValueError names the sample."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,8 @@ class ConversationDataset(Dataset[dict[str, Any] | Skipped]):
         processor: a `LlavitProcessor`.
         max_length: cut longer conversations, in tokens; images are never cut.
         on_error: "raise" or "skip".
+        style: "chat", or "plain" for images and captions only.
+        features: gives an image's features, which then stand in for its pixels; see `FeatureCache`.
 
     Example:
         dataset = ConversationDataset(open_reader("data.json"), processor, max_length=2048, on_error="skip")
@@ -62,11 +78,15 @@ class ConversationDataset(Dataset[dict[str, Any] | Skipped]):
         *,
         max_length: int | None = None,
         on_error: OnError = "raise",
+        style: Style = "chat",
+        features: Callable[[Any], torch.Tensor] | None = None,
     ):
         self.reader = reader
         self.processor = processor
         self.max_length = max_length
         self.on_error = on_error
+        self.style = style
+        self.features = features
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -76,13 +96,47 @@ class ConversationDataset(Dataset[dict[str, Any] | Skipped]):
         try:
             messages = self.reader.sample(index).messages
             encoded = self.processor.encode(
-                messages, return_labels=True, max_length=self.max_length, name=name
+                messages,
+                return_labels=True,
+                max_length=self.max_length,
+                style=self.style,
+                image_features=functools.partial(self._read_features, name)
+                if self.features is not None
+                else None,
+                name=name,
             )
         except (ValueError, OSError) as error:
             if self.on_error == "raise":
                 raise
             return Skipped(name, str(error))
         return {**encoded, "sample_id": name}
+
+    def lengths(self) -> list[int]:
+        """Give the tokens of every record, roughly: a token for four characters, and those of its images.
+
+        Records are read for it, images are not. A bad record has length 0.
+        """
+        return [self._length(index) for index in range(len(self))]
+
+    def _length(self, index: int) -> int:
+        try:
+            sample = self.reader.sample(index)
+        except (ValueError, OSError):
+            return 0
+        parts = [m["content"] for m in sample.messages]
+        texts = [p if isinstance(p, str) else "".join(x.get("text", "") for x in p) for p in parts]
+        return sum(map(len, texts)) // 4 + len(sample.images) * self.processor.image_seq_length
+
+    def _read_features(self, name: str, image: Any) -> torch.Tensor:
+        assert self.features is not None
+        try:
+            return self.features(image)
+        except KeyError as error:
+            self.processor.pixel_values([image], name)  # says what is wrong with an image that cannot be read
+            raise ValueError(
+                f"{name}: image {image} has no features in the cache: it changed after training began. "
+                "Start training again: it computes what is missing"
+            ) from error
 
 
 class SkipLog:

@@ -114,6 +114,39 @@ def render_with_spans(processor: Any, messages: Sequence[Message]) -> tuple[str,
     return text, spans
 
 
+def render_plain(processor: Any, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
+    """Render a captioned image as LLaVA pretrains on it: the images, the caption, a line break.
+
+    What the user says is left out, and so are the chat template's marks: a stage that teaches the projector
+    what a caption's words look like has no use for them.
+
+    Args:
+        processor: holds the image token.
+        messages: the conversation.
+
+    Returns:
+        the text, and the (start, end) characters of each assistant turn with its line break.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> image = {"type": "image", "image": "cat.jpg"}
+        >>> render_plain(SimpleNamespace(image_token="<image>"), [
+        ...     {"role": "user", "content": [image, {"type": "text", "text": "Describe it."}]},
+        ...     {"role": "assistant", "content": "A cat."}])
+        ('<image>A cat.\\n', [(7, 14)])
+    """
+    text, spans = "", []
+    for message in messages:
+        content = message["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        text += processor.image_token * sum(part["type"] == "image" for part in parts)
+        if message["role"] == "assistant":
+            said = "".join(part["text"] for part in parts if part["type"] == "text") + "\n"
+            spans.append((len(text), len(text) + len(said)))
+            text += said
+    return text, spans
+
+
 def _render(
     processor: Any, messages: Sequence[Message], add_generation_prompt: bool, spans: bool = False
 ) -> tuple[str, list[tuple[int, int]]]:

@@ -74,6 +74,7 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
         vision_feature_select_strategy: str | None = None,
         image_sizes: torch.Tensor | None = None,
         image_ids: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> LlavaModelOutputWithPast:
         """Run tower, projector and LLM.
@@ -90,6 +91,7 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
             image_sizes: (n, 2), for towers that take images of different sizes.
             image_ids: (b, l), -1 for text, else a number unique to the image within its row. Derived from
                 `input_ids` where absent.
+            image_features: (n, v, layers * tower width), of `encode_images`, instead of `pixel_values`.
             **kwargs: passed on to the LLM.
 
         Returns:
@@ -105,10 +107,17 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
         else:
             raise ValueError("expected exactly one of input_ids and inputs_embeds, got both or neither")
         # Decoding: one text token a row behind a cache. No image, so the LLM runs as it is.
-        decoding = past_key_values is not None and tokens.shape[1] == 1 and pixel_values is None
-        features = self._project_images(
-            pixel_values, vision_feature_layer, vision_feature_select_strategy, image_sizes, kwargs
-        )
+        pictures = pixel_values if image_features is None else image_features
+        decoding = past_key_values is not None and tokens.shape[1] == 1 and pictures is None
+        if image_features is not None:
+            if pixel_values is not None:
+                raise ValueError("expected one of pixel_values and image_features, got both")
+            weight = self.multi_modal_projector.linear_1.weight
+            features = list(self.multi_modal_projector(image_features.to(weight.device, weight.dtype)))
+        else:
+            features = self._project_images(
+                pixel_values, vision_feature_layer, vision_feature_select_strategy, image_sizes, kwargs
+            )
         if image_ids is None and not decoding:
             image_ids = self._image_ids(input_ids, features)
         elif image_ids is not None and image_ids.shape != tokens.shape:
@@ -220,19 +229,35 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
         Raises:
             ValueError: if `vision_feature_norm` is off.
         """
-        seen: list[torch.Tensor] = []
-        hook = self.multi_modal_projector.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        self.multi_modal_projector.calibrate(self.encode_images(pixel_values))
+
+    @torch.no_grad()
+    def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Give what the projector reads: the tower's features, of all chosen layers side by side.
+
+        Args:
+            pixel_values: (n, 3, height, width).
+
+        Returns:
+            (n, v, layers * tower width); `forward` takes them as `image_features`.
+        """
+        read: list[torch.Tensor] = []
+        hook = self.multi_modal_projector.register_forward_pre_hook(lambda module, args: read.append(args[0]))
         try:
-            self.get_image_features(pixel_values=pixel_values.to(self.device, self.dtype), return_dict=True)
+            tower = next(self.vision_tower.parameters())
+            self.get_image_features(pixel_values=pixel_values.to(tower.device, tower.dtype), return_dict=True)
         finally:
             hook.remove()
-        self.multi_modal_projector.calibrate(seen[0])
+        return read[0]
 
     def _blank_image_features(self) -> torch.Tensor:
-        """Return features of one black image: keeps tower and projector in the graph of a text-only batch.
+        """Return features of nothing in particular: keeps tower and projector in the graph of a text-only batch.
 
         [Contract] Distributed training hangs where one process uses a parameter and another does not.
         """
+        if not any(parameter.requires_grad for parameter in self.vision_tower.parameters()):
+            linear = self.multi_modal_projector.linear_1
+            return self.multi_modal_projector(linear.weight.new_zeros(1, linear.in_features))
         vision = self.config.tower
         side = min(vision.image_size, math.isqrt(self.config.image_seq_length) * vision.patch_size)
         pixels = torch.zeros(1, vision.num_channels, side, side, dtype=self.dtype, device=self.device)

@@ -1,11 +1,12 @@
 """Processor: conversations and images in, tokens and pixels out."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from transformers import LlavaProcessor
 
-from llavit.model.chat import Message, handles_parts, render, render_with_spans, with_images
+from llavit.model.chat import Message, handles_parts, render, render_plain, render_with_spans, with_images
 from llavit.model.images import count_image_tokens, load_image, message_images, processed_size
 from llavit.model.masks import TEXT
 
@@ -106,6 +107,8 @@ class LlavitProcessor(LlavaProcessor):
         add_generation_prompt: bool = False,
         return_labels: bool = False,
         max_length: int | None = None,
+        style: Literal["chat", "plain"] = "chat",
+        image_features: Callable[[Any], torch.Tensor] | None = None,
         name: str = "conversation",
     ) -> dict[str, torch.Tensor]:
         """Turn one conversation into tensors, in one tokenisation.
@@ -115,30 +118,40 @@ class LlavitProcessor(LlavaProcessor):
             add_generation_prompt: end with the assistant's turn opened, for generation.
             return_labels: add labels: the assistant's tokens and its end-of-turn; `IGNORED` elsewhere.
             max_length: greatest number of tokens. With labels, text past it is cut; an image never is.
+            style: "chat" renders with the chat template; "plain" is LLaVA's way to pretrain, images and caption
+                only (`llavit.model.chat.render_plain`).
+            image_features: gives the (v, layers * tower width) features of an image, which are then used
+                instead of its pixels: see `LlavitModel.encode_images`.
             name: what to call the conversation in errors, e.g. the sample's id.
 
         Returns:
-            `input_ids` (l,), `image_ids` (l,) with -1 for text, `labels` (l,) if asked for, and `pixel_values`
-            (n, 3, height, width) if there are n > 0 images.
+            `input_ids` (l,), `image_ids` (l,) with -1 for text, `labels` (l,) if asked for, and, if there are
+            n > 0 images, `pixel_values` (n, 3, height, width) or `image_features` (n, v, layers * tower width).
 
         Raises:
             ValueError: naming the conversation: an unreadable image, an image token in plain text, a prompt over
                 `max_length`, nothing to learn from.
         """
-        pictures = [load_image(image, name) for image in message_images(messages, name)]
-        if return_labels:
+        images = message_images(messages, name)
+        if style == "plain":
+            text, spans = render_plain(self, messages)
+        elif return_labels:
             text, spans = render_with_spans(self, messages)
         else:
             text, spans = render(self, messages, add_generation_prompt), []
         mentioned = text.count(self.image_token)
-        if mentioned != len(pictures):
+        if mentioned != len(images):
             raise ValueError(
                 f"{name}: number of images: the text has {mentioned} {self.image_token} tokens, the messages have "
-                f"{len(pictures)} images"
+                f"{len(images)} images"
             )
         encoded = self._tokenise(text, spans)
-        if pictures:
-            pixels = self.image_processor(pictures, return_tensors="pt")["pixel_values"]
+        if images and image_features is not None:
+            features = torch.stack([image_features(image) for image in images])
+            encoded = self._expand(encoded, [features.shape[1]] * len(images))
+            encoded["image_features"] = features
+        elif images:
+            pixels = self.pixel_values(images, name)
             encoded = self._expand(encoded, [self.count_image_tokens(*image.shape[-2:]) for image in pixels])
             encoded["pixel_values"] = pixels
         if max_length is not None:
@@ -151,6 +164,19 @@ class LlavitProcessor(LlavaProcessor):
                 + (f" (max_length={max_length})" if max_length else "")
             )
         return encoded
+
+    def pixel_values(self, images: list[Any], name: str = "images") -> torch.Tensor:
+        """Load images and make them what the tower takes, (n, 3, height, width).
+
+        Args:
+            images: n > 0 paths or PIL images.
+            name: what to call them in errors.
+
+        Raises:
+            ValueError: an unreadable image.
+        """
+        pictures = [load_image(image, name) for image in images]
+        return self.image_processor(pictures, return_tensors="pt")["pixel_values"]
 
     def _tokenise(self, text: str, spans: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
         bos = self.tokenizer.bos_token

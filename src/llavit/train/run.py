@@ -18,11 +18,12 @@ from llavit.data.readers import Reader
 from llavit.model.adapters import has_adapters, merge_adapters
 from llavit.progress import quiet_transformers
 from llavit.train.distributed import is_first_process
+from llavit.train.features import prepare_features
 from llavit.train.logs import TensorBoardLog, WandbLog
 from llavit.train.lora import adapt, hold_frozen, move_base
 from llavit.train.parts import freeze, parts_table
-from llavit.train.precision import resolve_dtype
-from llavit.train.progress import StageProgress, StepLog
+from llavit.train.precision import resolve_attention, resolve_dtype
+from llavit.train.progress import STEP_LOG, StageProgress, StepLog
 from llavit.train.recipe import ModelSpec, Recipe, Stage
 from llavit.train.schema import to_plain
 from llavit.train.stopping import StopAtStepEnd, Stopped
@@ -32,7 +33,6 @@ from llavit.train.trainer import LlavitTrainer, checkpoints, training_arguments
 
 logger = logging.getLogger("llavit")
 
-STEP_LOG = "train_log.jsonl"
 SKIPPED = "skipped.jsonl"
 TENSORBOARD = "tensorboard"
 CALIBRATION_IMAGES = 64
@@ -125,6 +125,15 @@ def _run_stage(
         adapt(model, recipe, stage, store.work)
     rates = to_plain(stage.learning_rates)
     freeze(model, rates)
+    args = training_arguments(
+        stage, store.work, records=len(reader), seed=recipe.seed, dtype=dtype, parallel=recipe.parallel
+    )
+    features = None
+    if recipe.feature_cache is not None and rates["vision_tower"] == 0:
+        features = prepare_features(
+            recipe.feature_cache, model, processor, reader, dtype=dtype, device=args.device, console=console
+        )
+    model.set_attn_implementation({"text_config": resolve_attention(recipe.attention, dtype)})
     hold_frozen(model, getattr(torch, stage.frozen_dtype), computes_in=dtype)
     console.print(parts_table(model, rates, f"Stage {stage.name}: {len(reader):,} records"))
     if stage.gradient_checkpointing:
@@ -135,13 +144,17 @@ def _run_stage(
         # transformers then wants gradients for what embeddings give, the frozen tower's too: a backward pass in vain
         model.disable_input_require_grads()
 
-    data = ConversationDataset(reader, processor, max_length=stage.max_length, on_error=stage.data.on_error)
+    data = ConversationDataset(
+        reader,
+        processor,
+        max_length=stage.max_length,
+        on_error=stage.data.on_error,
+        style=stage.style,
+        features=features,
+    )
     skip_log = SkipLog(store.work / SKIPPED, max_skipped=stage.data.max_skipped)
     if not is_first_process():
         skip_log.path = None  # all processes know what was left out, one writes it down
-    args = training_arguments(
-        stage, store.work, records=len(reader), seed=recipe.seed, dtype=dtype, parallel=recipe.parallel
-    )
     bar = StageProgress(stage.name, console)
     stop = StopAtStepEnd()
     logs: list[TrainerCallback] = [
@@ -156,7 +169,7 @@ def _run_stage(
         stage,
         args,
         data,
-        Collator(processor.tokenizer.pad_token_id),
+        Collator(processor.tokenizer.pad_token_id, pack_length=stage.pack_length),
         skip_log,
         callbacks=[*logs, stop],
         fsdp2=recipe.parallel == "fsdp2",

@@ -35,7 +35,7 @@ from llavit.train.distributed import (
     shard,
     world_size,
 )
-from llavit.train.order import SeededOrder
+from llavit.train.order import SeededOrder, by_length
 from llavit.train.parts import freeze, optimizer_groups
 from llavit.train.recipe import Stage
 from llavit.train.schema import to_plain
@@ -159,7 +159,8 @@ class LlavitTrainer(Trainer):
         else:
             model.config.use_cache = cache
         peak = peak_tflops * world_size() if peak_tflops is not None else None
-        self.throughput = Throughput(model.config, self.rates, peak)
+        lora_rank = stage.lora.rank if stage.lora is not None else 0
+        self.throughput = Throughput(model.config, self.rates, peak, lora_rank)
         self._checkpoints_under: str | None = None
         self._losses: list[torch.Tensor] = []
         self._sample_ids: list[str] = []
@@ -196,8 +197,10 @@ class LlavitTrainer(Trainer):
         return self.optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SeededOrder:
-        records = len(self.train_dataset)  # type: ignore[arg-type]
-        return SeededOrder(records, total_samples(self.stage, records), self.args.seed)
+        data: Any = self.train_dataset
+        arrange = by_length(data.lengths()) if self.stage.group_by_length else None
+        total = total_samples(self.stage, len(data))
+        return SeededOrder(len(data), total, self.args.seed, arrange, self.stage.batch_size)
 
     def get_train_dataloader(self) -> DataLoader:
         """Give this process's micro-batches."""
