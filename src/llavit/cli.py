@@ -7,11 +7,15 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
+
+from llavit.cli_data import data_app
+from llavit.cli_errors import reports_errors as _reports_errors
+from llavit.cli_errors import show_traceback
 
 app = typer.Typer(
     help="Train and ask LLaViT models: LLaVA in which the LLM is a vision transformer as well.",
@@ -21,12 +25,7 @@ app = typer.Typer(
 )
 starter_app = typer.Typer(help="The starter: data and weights out of Python packages.", no_args_is_help=True)
 app.add_typer(starter_app, name="starter")
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
-"""What a user can cause: one clear line instead of a traceback."""
-
-_show_traceback = False
+app.add_typer(data_app, name="data")
 
 
 @app.callback()
@@ -35,8 +34,7 @@ def _main(
         bool, typer.Option("--traceback", help="Show where in the code an error arose.")
     ] = False,
 ) -> None:
-    global _show_traceback
-    _show_traceback = traceback
+    show_traceback(traceback)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a warning from each worker process
     if not traceback:
         warnings.simplefilter("ignore")
@@ -51,25 +49,6 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         typer.echo(self.format(record), err=True)
-
-
-def _reports_errors(command: Command) -> Command:
-    """Turn what a user can cause into a line on stderr and exit code 2."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except USER_ERRORS as error:
-            if _show_traceback:
-                raise
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(2) from error
-        except KeyboardInterrupt as error:
-            typer.echo("stopped", err=True)
-            raise typer.Exit(130) from error
-
-    return wrapped  # type: ignore[return-value]
 
 
 @app.command()
@@ -101,6 +80,20 @@ def train(
         leave()
     if is_first_process():
         typer.echo(folder)
+
+
+@app.command()
+@_reports_errors
+def plot(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture: png, svg or pdf.")] = Path(
+        "loss.png"
+    ),
+) -> None:
+    """Draw the loss curves of runs in one picture."""
+    from llavit.train.plot import plot_losses
+
+    typer.echo(plot_losses(runs, output))
 
 
 @app.command()
