@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from llavit import data
 from llavit.data import Collator, ConversationDataset, SkipLog, Skipped, open_reader
+from llavit.train.data_spec import DataSpec
+from llavit.train.schema import build
 
 
 class WordProcessor:
@@ -139,3 +142,10 @@ def test_the_readme_runs(tiny, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "images/0.png" in shown
     assert "'pixel_values': torch.Size([2, 3, 16, 16])" in shown
+
+
+def test_the_readmes_mixture_is_a_valid_one():
+    text = Path(data.__file__).with_name("README.md").read_text()
+    block = text.split("```yaml\n")[1].split("```")[0]
+    spec = build(DataSpec, yaml.safe_load(block)["data"], "README.md")
+    assert [source.weight for source in spec.mixture] == [1, 0.5, 2]

@@ -58,8 +58,15 @@ class Mixture:
         ValueError: counts differ, a weight is not above 0, or nothing is left of a data set.
 
     Example:
-        mixture = Mixture([captions, chats], weights=[0.5, 2], names=["captions", "chats"], seed=0)
-        mixture.name(0)  # 'captions: 17 (#1)'
+        >>> import json
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     file = Path(folder, "chats.jsonl")
+        ...     _ = file.write_text("\\n".join(json.dumps({"id": i, "messages": []}) for i in range(4)))
+        ...     chats = open_reader(file)
+        ...     mixture = Mixture([chats, chats], weights=[0.5, 2], names=["half", "twice"], seed=0)
+        ...     len(mixture), mixture.name(2)
+        (10, 'twice: 0 (#0)')
     """
 
     def __init__(
@@ -129,8 +136,10 @@ def open_mixture(sources: Sequence[Source], *, seed: int) -> Mixture:
         ValueError: one of them cannot be read, or nothing is left of it.
 
     Example:
-        sources = [Source("captions.json", weight=0.5), Source("chats.jsonl", weight=2)]
-        reader = open_mixture(sources, seed=0)
+        >>> open_mixture([Source("absent.json"), Source("chats.jsonl", weight=2)], seed=0)
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: no such data file: absent.json; if it is a data set of the hub, say so with format hf
     """
     readers = [open_reader(s.path, s.image_folder, s.limit, format=s.format, split=s.split) for s in sources]
     return Mixture(readers, [source.weight for source in sources], _names(sources), seed=seed)

@@ -133,8 +133,6 @@ def pieces(processor: Any, encoded: dict[str, torch.Tensor]) -> list[Piece]:
     Returns:
         pieces whose tokens, joined, are the input.
 
-    Example:
-        pieces(processor, processor.encode(messages, return_labels=True))
     """
     ids = encoded["input_ids"].tolist()
     image_ids = encoded["image_ids"].tolist()
@@ -201,7 +199,8 @@ def preview_text(shown: Preview) -> Panel:
     """Make a panel for a terminal, for `rich.print`: what is learned is green.
 
     Example:
-        rich.print(preview_text(shown))
+        >>> print(preview_text(Preview("17 (#0)", error="cannot read cat.jpg")).title)
+        17 (#0)
     """
     if shown.error is not None:
         return Panel(Text(shown.error, style="red"), title=Text(shown.name), title_align="left")

@@ -91,8 +91,6 @@ class Checker:
         max_length: greatest length in tokens.
         style: how training renders them.
 
-    Example:
-        findings = Checker(open_reader("data.json")).check(range(100))
     """
 
     def __init__(
@@ -201,8 +199,14 @@ def verify_data(
         OSError: no such model, or a worker died.
 
     Example:
-        findings = verify_data(open_reader("data.json"), bad_file="bad.jsonl")
-        print(findings.bad, [problem.reason for problem in findings.problems[:3]])
+        >>> from tempfile import TemporaryDirectory
+        >>> from llavit.data.readers import open_reader
+        >>> with TemporaryDirectory() as folder:
+        ...     file = Path(folder, "chats.jsonl")
+        ...     _ = file.write_text('{"id": 17, "messages": [{"role": "user", "content": "Hi"}]}')
+        ...     found = verify_data(open_reader(file))
+        >>> found.bad, found.problems[0].reason
+        (1, '17 (#0): nothing to learn from: no turn of the assistant')
     """
     total = len(reader)
     if workers is None:

@@ -37,7 +37,7 @@ def verify_table(found: Findings, reader: Reader, max_length: int | None = None)
         max_length: that was asked for.
 
     Example:
-        rich.print(verify_table(verify_data(reader), reader))
+        rich.print(verify_table(verify_data(reader), reader))  # `llavit data verify` prints it
     """
     table = Table(show_header=False, box=None, padding=(0, 2))
     per_record = found.images_per_record

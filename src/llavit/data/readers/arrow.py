@@ -49,7 +49,9 @@ class ArrowReader:
             raise ValueError(f"{path}: no records")
         files = parquet_files(place)
         content = _footers(files) if files else rows._fingerprint
-        self.fingerprint = hashlib.sha256(f"{content} {split} {kept}".encode()).hexdigest()[:16] + f"-{kept}"
+        self.fingerprint = (
+            hashlib.sha256(f"{content} {split or 'train'} {kept}".encode()).hexdigest()[:16] + f"-{kept}"
+        )
         # In Arrow's form images are not decoded: `load_image` is the only place that does that.
         self._rows = rows.select(range(kept)).with_format("arrow")
         self._last: tuple[int, dict[str, Any]] = (-1, {})

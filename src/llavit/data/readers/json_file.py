@@ -44,8 +44,14 @@ class JsonReader:
         ValueError: no list and no lines of records, or no record at all.
 
     Example:
-        reader = JsonReader("llava_v1_5_mix665k.json", image_folder="images")
-        reader.sample(0).messages
+        >>> from tempfile import TemporaryDirectory
+        >>> turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+        >>> with TemporaryDirectory() as folder:
+        ...     file = Path(folder, "chats.jsonl")
+        ...     _ = file.write_text(json.dumps({"id": "a", "messages": turns}) + "\\n" + "oops\\n")
+        ...     reader = JsonReader(file)
+        ...     len(reader), reader.sample(0).messages[1]["content"][0]["text"], reader.name(1)
+        (2, 'Hello.', '#1')
     """
 
     def __init__(

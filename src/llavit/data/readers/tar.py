@@ -46,8 +46,16 @@ class TarReader:
         ValueError: a tar file is compressed or cut off, or there is no sample.
 
     Example:
-        reader = TarReader("cc3m/{00000..00331}.tar")
-        reader.sample(0).messages
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     for name, content in [("17.jpg", b"..."), ("17.txt", b"A cat.")]:
+        ...         _ = Path(folder, name).write_bytes(content)
+        ...     with tarfile.open(Path(folder, "0.tar"), "w") as tar:
+        ...         for name in ("17.jpg", "17.txt"):
+        ...             tar.add(Path(folder, name), arcname=name)
+        ...     reader = TarReader(folder)
+        ...     reader.name(0), reader.sample(0).messages[1]["content"][0]["text"]
+        ('0.tar/17 (#0)', 'A cat.')
     """
 
     def __init__(self, path: str | Path, image_folder: str | Path | None = None, limit: int | None = None):
