@@ -290,6 +290,19 @@ def test_learned_words_are_green_on_a_terminal(tiny):
     assert "".join(green) == "word word word</s>"
 
 
+def test_a_record_does_not_steer_the_terminal(tiny, tmp_path, capsys):
+    import rich
+
+    from llavit.data import preview_text
+
+    (shown,) = preview_records(chat(tmp_path, "\x1b[2J\rgone"), tiny.build().processor, [0])
+    rich.print(preview_text(shown))
+    printed = capsys.readouterr().out
+    assert (
+        "\N{SYMBOL FOR ESCAPE}[2J\N{SYMBOL FOR CARRIAGE RETURN}gone" in printed and "\x1b[2J" not in printed
+    )
+
+
 def test_the_table_fits_data_without_images(tmp_path):
     reader = chat(tmp_path, "Hello")
     table = verify_table(verify_data(reader), reader)

@@ -31,6 +31,9 @@ def test_a_recipe_mixes_data_sets(mixed, tiny, chats, tmp_path):
     spec = recipe.stages[0].data
     assert spec.mixture == (Source(str(tiny.data), weight=1.5), Source(str(chats), limit=3, weight=2))
     assert len(spec.open(seed=0)) == 18 + 6
+    with pytest.raises(FileNotFoundError, match="absent"):  # before anything is trained
+        train(mixed("stages.1.data={path: absent.json}"), output=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
     (tmp_path / "again.yaml").write_text(recipe.to_yaml())
     assert load_recipe(tmp_path / "again.yaml") == recipe
 
@@ -71,18 +74,14 @@ def test_a_run_on_a_mixture_resumes_to_the_same_losses(mixed, tmp_path):
         lines = (folder / "pretrain/train_log.jsonl").read_text().splitlines()
         return [json.loads(line)["loss"] for line in lines]
 
-    short = ("stages.0.steps=4", "stages.1.steps=1", "stages.0.save_every=2")
-    train(mixed(*short), output=tmp_path / "whole", progress=False)
-    killed = mixed(*short, "stages.1.data={path: absent.json}")
-    with pytest.raises(FileNotFoundError):
-        train(killed, output=tmp_path / "cut", progress=False)
-    assert not (tmp_path / "cut").exists()  # nothing was trained: the data of all stages is opened first
+    short = mixed("stages.0.steps=3", "stages.1.steps=1", "stages.0.save_every=1")
     stopped = tmp_path / "cut"
+    train(short, output=tmp_path / "whole", progress=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llavit.train.trainer.LlavitTrainer.training_step", _stop_after(3))
+        patch.setattr("llavit.train.trainer.LlavitTrainer.training_step", _stop_after(2))
         with pytest.raises(KeyboardInterrupt):
-            train(mixed(*short), output=stopped, progress=False)
-    train(mixed(*short), output=stopped, progress=False)
+            train(short, output=stopped, progress=False)
+    train(short, output=stopped, progress=False)
     assert losses(stopped) == losses(tmp_path / "whole")
 
 

@@ -21,6 +21,8 @@ from llavit.model.images import load_image
 
 _THUMBNAIL = 320  # pixels
 _CONTEXT = 6  # tokens decoded together with the next one: some tokenizers write a space only between two
+_VISIBLE = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
+"""Control characters to their pictures: a record must not steer the terminal."""
 _REPLACEMENT = "\ufffd"  # what a decoder gives for a part of a character
 
 
@@ -209,7 +211,7 @@ def preview_text(shown: Preview) -> Panel:
         if piece.image is not None:
             text.append(f"[image {piece.image + 1}: {len(piece.ids)} tokens]", style="cyan")
         else:
-            text.append(piece.text, style="bold green" if piece.learned else "")
+            text.append(piece.text.translate(_VISIBLE), style="bold green" if piece.learned else "")
     sizes = "".join(f", image {i} {w} x {h}" for i, (w, h) in enumerate(shown.sizes, start=1))
     about = Text(f"{shown.tokens} tokens, {shown.learned} learned (green){sizes}", style="dim")
     return Panel(Group(text, about), title=Text(shown.name), title_align="left")
