@@ -13,7 +13,7 @@ from llavit.train.trainer import LlavitTrainer
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["llavit.train.run", "tests.train.processes"])
-TIMEOUT = 90
+TIMEOUT = 180
 """Seconds after which processes count as hanging; they take a few."""
 
 

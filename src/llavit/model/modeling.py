@@ -124,12 +124,16 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
             raise ValueError(
                 f"image_ids: expected shape {tuple(tokens.shape)} (that of the tokens), got {tuple(image_ids.shape)}"
             )
+        # Before the embeddings, where features are made too: ZeRO sums gradients in the order in which they are ready,
+        # which must be the same in a process with images and in one without.
+        trains = self.training and torch.is_grad_enabled() and not decoding
+        blank = self._blank_image_features() if features is None and trains else None
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if features is not None:
             inputs_embeds = self._insert_features(inputs_embeds, image_ids, features)
-        elif self.training and torch.is_grad_enabled() and not decoding:
-            inputs_embeds = inputs_embeds + 0.0 * self._blank_image_features().sum()
+        elif blank is not None:
+            inputs_embeds = inputs_embeds + 0.0 * blank.sum()
 
         has_visual = image_ids is not None and bool((image_ids >= 0).any())
         if self.config.bidirectional_visual_attention and image_ids is not None and has_visual:
@@ -255,7 +259,12 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
 
         [Contract] Distributed training hangs where one process uses a parameter and another does not.
         """
-        if not any(parameter.requires_grad for parameter in self.vision_tower.parameters()):
+        # A tower that ZeRO-3 has cut up (`ds_id`) must run in all processes, also if it is frozen.
+        used = (
+            parameter.requires_grad or hasattr(parameter, "ds_id")
+            for parameter in self.vision_tower.parameters()
+        )
+        if not any(used):
             linear = self.multi_modal_projector.linear_1
             return self.multi_modal_projector(linear.weight.new_zeros(1, linear.in_features))
         vision = self.config.tower

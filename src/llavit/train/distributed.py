@@ -14,7 +14,7 @@ DDP and FSDP2 compute the same and write the same checkpoints, which load in any
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,13 @@ def deepspeed_config(parallel: str) -> str | None:
             f"parallel: {parallel} needs DeepSpeed: pip install 'llavit[deepspeed]'; fsdp2 does the same without it"
         ) from error
     return str(LAUNCH / f"{parallel}.json")
+
+
+def forget_deepspeed() -> None:
+    """End a stage with DeepSpeed: with ZeRO-3 still in force, the next stage's model would be loaded in pieces."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
 
 
 class StepShares(Sampler[list[int]]):
@@ -173,9 +180,13 @@ def full_weights(model: nn.Module) -> dict[str, Any]:
     """Collect a sharded model's weights in the first process; all processes must call it.
 
     Returns:
-        name to tensor on the CPU, tied ones under one name; empty in the other processes.
+        name to tensor on the CPU; empty in the other processes.
     """
-    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+def untied(model: nn.Module, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop the second names of tied weights, which a model's folder does not hold."""
     once = {name for name, _ in model.named_parameters()}
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - once
     return {name: tensor for name, tensor in weights.items() if name not in tied}

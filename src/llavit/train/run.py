@@ -17,7 +17,7 @@ from llavit.data import Collator, ConversationDataset, SkipLog, Skipped
 from llavit.data.readers import Reader
 from llavit.model.adapters import has_adapters, merge_adapters
 from llavit.progress import quiet_transformers
-from llavit.train.distributed import is_first_process
+from llavit.train.distributed import forget_deepspeed, is_first_process
 from llavit.train.features import prepare_features
 from llavit.train.logs import TensorBoardLog, WandbLog
 from llavit.train.lora import adapt, hold_frozen, move_base
@@ -104,6 +104,7 @@ def train(
             if index == 0 and recipe.model.vision_feature_norm:
                 _calibrate(model, processor, readers[0], stage)
             _run_stage(recipe, stage, readers[index], stores[index], model, processor, dtype, console)
+            forget_deepspeed()
         del model
     return stores[-1].result
 

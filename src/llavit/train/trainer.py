@@ -33,6 +33,7 @@ from llavit.train.distributed import (
     load_optimizer,
     save_optimizer,
     shard,
+    untied,
     world_size,
 )
 from llavit.train.order import SeededOrder, by_length
@@ -354,6 +355,9 @@ class LlavitTrainer(Trainer):
         else:
             super().save_model(output_dir, _internal_call)
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, None if state_dict is None else untied(self.model, state_dict))
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.is_deepspeed_enabled:
             return super()._save_optimizer_and_scheduler(output_dir)
@@ -365,6 +369,11 @@ class LlavitTrainer(Trainer):
         if self.is_deepspeed_enabled:
             return super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
+            if not (Path(checkpoint) / OPTIMIZER).is_file():
+                raise ValueError(
+                    f"{checkpoint}: expected {OPTIMIZER}, found none: DeepSpeed saved it, and only DeepSpeed reads it; "
+                    "go on with the recipe's `parallel` as it was, or delete the checkpoint"
+                )
             load_optimizer(self.model, self.optimizer, Path(checkpoint) / OPTIMIZER)
             self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
 
