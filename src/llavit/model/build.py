@@ -103,7 +103,7 @@ def build_llavit(
         lm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         _embed_as_mean(lm, image_token_id)
 
-    extra_tokens = _extra_tokens(tower)
+    extra_tokens = count_extra_tokens(tower)
     strategy: Literal["default", "full"] = "default" if extra_tokens else "full"
     processor = LlavitProcessor(
         image_processor or _image_processor(tower, vision, image_size or tower.config.image_size),
@@ -162,7 +162,7 @@ def _embed_as_mean(lm: PreTrainedModel, token_id: int) -> None:
             layer.weight[token_id] = layer.weight[:token_id].float().mean(0).to(layer.weight.dtype)
 
 
-def _extra_tokens(tower: PreTrainedModel) -> int:
+def count_extra_tokens(tower: PreTrainedModel) -> int:
     """Count the tokens that a tower puts before its patches (CLS, registers), by running it on one image."""
     config = tower.config
     pixels = torch.zeros(
