@@ -144,7 +144,8 @@ def shard(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> N
         shard(model, torch.device("cuda", 0), torch.bfloat16)
         ```
     """
-    tower = model.base_model.vision_tower
+    parts: Any = model.base_model
+    tower = parts.vision_tower
     whole = set(tower.parameters())
     if any(parameter.requires_grad for parameter in whole):
         whole = set()
@@ -158,7 +159,7 @@ def shard(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> N
     layer = dict(as_it_is)
     if dtype is torch.bfloat16:
         layer["mp_policy"] = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-    for module in _layers(model.base_model.language_model if whole else model):
+    for module in _layers(parts.language_model if whole else model):
         fully_shard(module, **layer)
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     if embeddings.weight is not head.weight:

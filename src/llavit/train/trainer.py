@@ -133,6 +133,10 @@ class LlavitTrainer(Trainer):
         ```
     """
 
+    model: Any  # Trainer calls these three optional; while it trains they are not
+    optimizer: Any
+    lr_scheduler: Any
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -161,7 +165,8 @@ class LlavitTrainer(Trainer):
             model.config.use_cache = cache
         peak = peak_tflops * world_size() if peak_tflops is not None else None
         lora_rank = stage.lora.rank if stage.lora is not None else 0
-        self.throughput = Throughput(model.config, self.rates, peak, lora_rank)
+        config: Any = model.config
+        self.throughput = Throughput(config, self.rates, peak, lora_rank)
         self._checkpoints_under: str | None = None
         self._losses: list[torch.Tensor] = []
         self._sample_ids: list[str] = []
@@ -268,7 +273,7 @@ class LlavitTrainer(Trainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Compute the loss without logits that nobody looks at, and without a cache."""
         inputs = {**inputs, "supervised_logits_only": True, "use_cache": False}
-        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
         self._losses.append(loss.detach())
         if self._is_last_micro_batch and self.is_deepspeed_enabled:
             self._check_losses()  # DeepSpeed's backward pass takes the optimizer's step as well
@@ -280,7 +285,6 @@ class LlavitTrainer(Trainer):
         mine = not losses.isfinite().all()
         if self.any_process(mine):
             raise self._not_finite("loss", losses.sum().item(), elsewhere=not mine)
-        assert self.optimizer is not None
         self._learning_rates = {f"lr_{group['part']}": group["lr"] for group in self.optimizer.param_groups}
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
