@@ -1,4 +1,6 @@
+import re
 import struct
+from pathlib import Path
 
 import pytest
 import torch
@@ -52,6 +54,15 @@ def test_each_step_is_measured(run, tiny):
     assert row["tokens_per_second"] == pytest.approx(row["tokens"] / row["seconds"])
     assert 0 < row["padding"] < 1 and row["skipped"] == 0
     assert 0 < row["mfu"] < 1
+
+
+def test_the_docs_explain_every_key_of_the_log(run):
+    docs = (Path(__file__).parents[2] / "docs/training.md").read_text()
+    table = docs.split("| key | meaning |")[1].split("\n\n")[0]
+    first_cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    explained = set(re.findall(r"`(\w+)`", " ".join(first_cells)))
+    (row, *_) = read_step_log(run / "instruct/train_log.jsonl")
+    assert explained == {"lr_PART" if key.startswith("lr_") else key for key in row} - {"step"}
 
 
 def test_mfu_is_the_flops_of_what_was_in_the_step_over_what_the_hardware_can_do(tiny):
