@@ -20,7 +20,7 @@ from llavit.starter.studio import UNIT
 from llavit.starter.words import HELD_OUT_FONTS, words
 from llavit.starter.workshop import Job, draw_all
 
-GENERATOR = 3
+GENERATOR = 4
 """Raised by every change that alters pictures or records for the same settings."""
 
 Progress = Callable[[int, int], None]
@@ -76,6 +76,7 @@ def build_corpus(
     kinds: Mapping[str, float] | None = None,
     image_size: int = UNIT,
     vocabulary: int | None = None,
+    brief: bool = False,
     seed: int = 0,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -97,6 +98,8 @@ def build_corpus(
         image_size: side of the pictures in pixels, at least 56.
         vocabulary: how many concepts, and how many words, training shows, at least 24; None for all of some
             five hundred. A small world can be learned from few pictures. What is held out stays the same.
+        brief: ask only what is answered in a word or two that the question does not hold: no yes or no, no
+            options, no instruction. More to learn from per token; and blind, there is less to guess.
         seed: another seed gives another corpus with the same held-out concepts.
         workers: processes; None chooses by the size of the task and the number of cores.
         progress: called with (items done, items in all).
@@ -128,6 +131,7 @@ def build_corpus(
         "seed": seed,
         "image_size": image_size,
         "vocabulary": vocabulary,
+        "brief": brief,
         "kinds": shares,
         "packages": package_versions(),
     }
@@ -138,7 +142,9 @@ def build_corpus(
 
     root.mkdir(parents=True, exist_ok=True)
     _write(root / "manifest.json", json.dumps({"complete": False, "settings": settings}, indent=2) + "\n")
-    factories = [Factory(split, tuple(shares.items()), image_size, seed, vocabulary) for split in SPLITS]
+    factories = [
+        Factory(split, tuple(shares.items()), image_size, seed, vocabulary, brief) for split in SPLITS
+    ]
     jobs = [Job(factory, counts[factory.split]) for factory in factories]
     records, drawn = draw_all(root, jobs, workers, progress)
     hashes = {}

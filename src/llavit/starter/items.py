@@ -32,6 +32,7 @@ class Factory:
     image_size: int
     seed: int
     vocabulary: int | None = None
+    brief: bool = False
 
     @cached_property
     def plan(self) -> Plan:
@@ -44,10 +45,13 @@ class Factory:
     def item(self, index: int) -> Item:
         """Item `index`, without drawing it yet."""
         kind, deal = self.plan.slot(index)
-        studio = Studio(self.split, self.plan.rng(index), deal, self.image_size, self.vocabulary)
+        known = self.brief and kind == "name"  # without options, nobody can name what they never saw
+        studio = Studio(
+            self.split, self.plan.rng(index), deal, self.image_size, self.vocabulary, known_only=known
+        )
         make = {"word": words.make, "chart": charts.make, "easyvqa": shapes.make}.get(kind)
         scene, question = make(studio) if make else compose.MAKERS[kind](studio)
-        return Item(self.split, index, scene, question, studio)
+        return Item(self.split, index, scene, question, studio, self.brief)
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Item:
     scene: Scene
     question: Question
     studio: Studio
+    brief: bool = False
 
     @property
     def id(self) -> str:
@@ -89,8 +94,11 @@ class Item:
     def _turns(self) -> list[tuple[str, str]]:
         rng = self.studio.rng
         others = further_questions(self.scene, self.studio)
-        rng.shuffle(others)
         first = self.question
+        if self.brief:
+            others = [question for question in others if is_open(question)]
+            first = first if is_open(first) else others[0]
+        rng.shuffle(others)
         if rng.random() < 0.3:  # at times the same topic from another side, as yes or no instead of a name
             first = next((q for q in others if q.topic and q.topic == first.topic), first)
         chosen = {first.topic or first.key + str(first.slots): first}
@@ -102,26 +110,35 @@ class Item:
         rng.shuffle(questions)
         questions.sort(key=lambda q: _ORDER.get(q.key, 2))
         turns = [(phrase(q.key, q.slots, rng), q.answer) for q in questions]
-        turns[0] = (f"{turns[0][0]}\n{INSTRUCTION}", turns[0][1])
-        return turns
+        return [(self._instructed(turns[0][0]), turns[0][1]), *turns[1:]]
+
+    def _instructed(self, question: str) -> str:
+        return question if self.brief else f"{question}\n{INSTRUCTION}"
 
     def _exam(self) -> dict[str, Any]:
         question, rng = self.question, self.studio.rng
+        if self.brief and not is_open(question):
+            question = next(q for q in further_questions(self.scene, self.studio) if is_open(q))
         asked = phrase(question.key, question.slots, rng)
         other = unseen_phrase(question.key, question.slots, rng)
         return {
             "id": self.id,
             "image": self.image,
-            "question": f"{asked}\n{INSTRUCTION}",
+            "question": self._instructed(asked),
             "answer": question.answer,
             "options": list(question.options) if question.options else None,
             "task": question.task,
             "unseen_concept": self.scene.unseen_concept,
             "unseen_style": self.scene.unseen_style,
             "needs_image": True,
-            "question_in_unseen_words": f"{other}\n{INSTRUCTION}" if other else None,
+            "question_in_unseen_words": self._instructed(other) if other else None,
             "scene": self.scene.to_json(),
         }
+
+
+def is_open(question: Question) -> bool:
+    """Whether a question is answered neither by yes or no nor out of options that it names."""
+    return question.options is None and question.answer not in ("yes", "no")
 
 
 def further_questions(scene: Scene, studio: Studio) -> list[Question]:

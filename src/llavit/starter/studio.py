@@ -32,11 +32,17 @@ class Studio:
     image_size: int = UNIT
     vocabulary: int | None = None
     """How many of the concepts and words of training may appear; None for all."""
+    known_only: bool = False
+    """Show concepts of training in the test as well."""
 
     @cached_property
     def unseen(self) -> bool:
         """Whether this picture shows held-out concepts only (test: 3 of 10), or seen ones only."""
-        return self.split == "test" and self.deal.pick("unseen", (True, False, False) * 3 + (False,))
+        return (
+            self.split == "test"
+            and not self.known_only
+            and self.deal.pick("unseen", (True, False, False) * 3 + (False,))
+        )
 
     @cached_property
     def emoji(self) -> str:
