@@ -109,6 +109,7 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
         # Decoding: one text token a row behind a cache. No image, so the LLM runs as it is.
         pictures = pixel_values if image_features is None else image_features
         decoding = past_key_values is not None and tokens.shape[1] == 1 and pictures is None
+        features: list[torch.Tensor] | None
         if image_features is not None:
             if pixel_values is not None:
                 raise ValueError("expected one of pixel_values and image_features, got both")
