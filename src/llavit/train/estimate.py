@@ -148,7 +148,7 @@ def _stage(
         weights=memory.weights / shares["weights"],
         gradients=memory.gradients / shares["gradients"],
         optimizer=memory.optimizer / shares["optimizer"],
-        activations=memory.activations + _gathered(recipe.parallel, gpus, memory, config, dtype),
+        activations=float(memory.activations) + _gathered(recipe.parallel, gpus, memory, config, dtype),
         flops=flops,
         samples=_samples(recipe, stage),
         length=rows_of,

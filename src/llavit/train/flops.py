@@ -43,6 +43,7 @@ class MatmulSizes:
         qkv: weights of the QKV projections that one token goes through, all layers.
         first_qkv: those of the first layer.
         layers: the other weights of the LLM's layers.
+        last: of those, the last product of each layer: a second run stops before it, having all that it needs.
         llm_attention: layers x heads x head dimension of the LLM.
         head: weights of the output head.
         lora: weights of rank-1 adapters on the LLM's layers.
@@ -59,6 +60,7 @@ class MatmulSizes:
     qkv: int
     first_qkv: int
     layers: int
+    last: int
     llm_attention: int
     head: int
     lora: int
@@ -88,6 +90,7 @@ def _matmul_sizes(json_text: str) -> MatmulSizes:
     visual = {f"{name}.visual" for name in routed}
     linears = {n: m for n, m in llm.named_modules() if isinstance(m, nn.Linear) and n not in visual}
     qkv = {name: module.weight.numel() for name, module in linears.items() if name in text}
+    last = {name.split(".")[1]: module.weight.numel() for name, module in linears.items()}  # of each layer
     extra = 1 if config.vision_feature_select_strategy == "default" else 0
     heads = config.llm.num_attention_heads
     head_dim = getattr(config.llm, "head_dim", None) or config.llm.hidden_size // heads
@@ -106,6 +109,7 @@ def _matmul_sizes(json_text: str) -> MatmulSizes:
         qkv=sum(qkv.values()),
         first_qkv=sum(count for name, count in qkv.items() if name.startswith("layers.0.")),
         layers=sum(module.weight.numel() for module in linears.values()) - sum(qkv.values()),
+        last=sum(last.values()),
         llm_attention=config.llm.num_hidden_layers * heads * head_dim,
         head=model.lm_head.weight.numel(),
         lora=sum(rank_1.values()),
@@ -177,7 +181,9 @@ def training_flops(
 
     # LLM: forward, and backward to its inputs: whatever trains, something at or before its first layer does.
     forward = 2 * tokens * (size.qkv + size.layers) + 4 * size.llm_attention * tokens**2 / max(rows, 1)
-    total += forward * (2 if gradient_checkpointing else 1)
+    total += forward
+    if gradient_checkpointing:
+        total += forward - (0 if lora_rank else 2 * tokens * size.last)
     total += 2 * tokens * (size.qkv + size.layers) + 8 * size.llm_attention * tokens**2 / max(rows, 1)
     if not trains & {"projector", "vision_tower"} and ("llm" not in trains or lora_rank):
         total -= 2 * tokens * size.first_qkv  # nothing before the first layer's QKV trains
