@@ -250,6 +250,11 @@ def test_memory_is_less_where_it_should_be(recipe_file):
     )
     assert full.gradients == 4 * sum(full.trained.values()) and full.optimizer == 2 * full.gradients
     assert of(FROZEN, "stages.0.frozen_dtype=bfloat16").weights < 0.75 * frozen.weights
+    stage = load_recipe(recipe_file).stages[0]
+    whole = step_memory(config, stage, batch, dtype=torch.bfloat16, accumulates=True)
+    gathered = step_memory(config, stage, batch, dtype=torch.bfloat16, gathers=True)
+    assert (gathered.weights, gathered.gradients) == (whole.weights, whole.gradients)
+    assert gathered.activations < whole.activations  # without autocast's copies of the layers' weights
     assert qlora.weights < lora.weights and qlora.activations < lora.activations
 
 

@@ -94,12 +94,10 @@ def estimate(
         ValueError: rows too short for an image, or a model that cannot be found.
 
     Example:
-        >>> from llavit.train.recipe import load_recipe
-        >>> pretrain, instruct = estimate(load_recipe("starter"), length=128)
-        >>> pretrain.memory.trained["llm"], instruct.memory.trained["llm"]
-        (0, 134515008)
-        >>> pretrain.peak < instruct.peak < 6e9
-        True
+        ```python
+        pretrain, instruct = estimate(load_recipe("llava15-llavit"), gpus=8)
+        print(f"{instruct.peak / 1e9:.0f} GB on each device, {instruct.hours(8, 312, 0.4):.1f} hours")
+        ```
     """
     config = model_config(recipe.model, config_dir)
     return [_stage(recipe, stage, config, gpus, length, text_tokens) for stage in recipe.stages]
@@ -130,6 +128,7 @@ def _stage(
         dtype=dtype,
         attention="eager" if recipe.attention == "eager" else "sdpa",
         accumulates=stage.batch_size > stage.micro * gpus,
+        gathers=gpus > 1 and recipe.parallel in ("fsdp2", "zero3"),
     )
     shares = _shares(recipe.parallel, gpus)
     flops = training_flops(

@@ -130,6 +130,7 @@ def step_memory(
     dtype: torch.dtype,
     attention: str = "sdpa",
     accumulates: bool = False,
+    gathers: bool = False,
 ) -> StepMemory:
     """Find the memory of a stage's training step.
 
@@ -140,6 +141,7 @@ def step_memory(
         dtype: to compute in.
         attention: the LLM's attention implementation.
         accumulates: a step has several micro-batches, so that the gradients of one are there while the next runs.
+        gathers: the LLM's layers are cut up over processes (FSDP), and each is put together in `dtype` to run.
 
     Raises:
         ImportError: the stage has adapters and peft is missing.
@@ -162,26 +164,31 @@ def step_memory(
     )
     for name in quantised:  # what they are while they are multiplied; autocast makes no copy of them
         model.get_parameter(name).data = model.get_parameter(name).data.to(dtype)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    gradients = sum(p.numel() * p.element_size() for p in trained)
+    if gathers:
+        model.get_decoder().layers.to(dtype)
     if stage.gradient_checkpointing:
         model.activation_checkpointing_enable()
         model.disable_input_require_grads()
     model.train()
     with FakeTensorMode(), _own_autocast_cache():
         _to_fake(model)
-        trained = [p for p in model.parameters() if p.requires_grad]
-        gradients = sum(p.numel() * p.element_size() for p in trained)
         parts = parameters_by_part(model)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        beside = sum(p.numel() * p.element_size() for p in trained)  # gradients, counted apart
         with MemoryCount() as memory:
             for tensor in (*model.parameters(), *model.buffers()):
                 memory.known(tensor)
-            for _ in range(2 if accumulates else 1):
-                memory.peak = memory.now
-                _step(model, config, batch, dtype)
+            if accumulates or gathers:
+                for parameter in trained:
+                    parameter.grad = torch.empty_like(parameter)
+            _step(model, config, batch, dtype)
     return StepMemory(
         weights=weights,
         gradients=gradients,
         optimizer=2 * gradients,
-        activations=max(memory.peak - gradients, 0),
+        activations=max(memory.peak - beside, 0),
         parameters={part: sum(p.numel() for p in members.values()) for part, members in parts.items()},
         trained={
             part: sum(p.numel() for p in members.values() if p.requires_grad)
