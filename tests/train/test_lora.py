@@ -108,6 +108,13 @@ def test_targets_can_be_named_and_a_wrong_name_lists_the_right_ones(tiny):
         lora_targets(model, ["visual"])
 
 
+def test_without_peft_the_extra_is_named(tiny, monkeypatch):
+    model = tiny.build().model
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ImportError, match=r"pip install 'llavit\[lora\]'"):
+        add_lora(model, base="b", rank=2, alpha=4)
+
+
 def test_only_adapters_projector_and_visual_qkv_move(run):
     before, after = own(load(run / "pretrain")), own(load(run / "instruct"))
     assert before.keys() == after.keys()
