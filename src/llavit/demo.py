@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import resource
+import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +24,27 @@ from rich.table import Table
 
 from llavit.progress import progress_bar, quiet_transformers
 
-CORPUS = {"pretrain": 1_000, "instruct": 1_000, "val": 0, "test": 320}
+CORPUS = {"pretrain": 800, "instruct": 1_200, "val": 0, "test": 280}
 KINDS = {
     "name": 1.0,
-    "category": 1.0,
     "colour": 2.0,
     "place": 2.0,
     "size": 1.0,
     "count": 1.5,
-    "word": 0.5,
+    "word": 0.7,
     "chart": 1.0,
 }
 """What the demo's pictures show, with the weight of each kind in training; the test asks each kind alike."""
 
 
-VOCABULARY = 36
+VOCABULARY = 24
 """Concepts, and words, that training shows: few enough to learn from a thousand pictures. The test has more."""
+
+_PACE_TOKENS = 512
+_REFERENCE_RATE = 7_500.0
+"""Tokens per second through a layer of the LLM, forward and backward, on the machine that the recipe's steps fit."""
+_LEAST, _MOST = 0.3, 1.5
+_ANSWER = 8  # tokens
 
 
 def run_demo(
@@ -59,12 +66,9 @@ def run_demo(
     Example:
         model_folder = run_demo("runs/demo")
     """
-    from torch import bfloat16
-
     from llavit.starter.corpus import build_corpus
     from llavit.starter.weights import starter_llm, starter_tower
     from llavit.train import load_recipe
-    from llavit.train.precision import resolve_dtype
     from llavit.train.run import train
 
     folder = Path(output)
@@ -84,24 +88,23 @@ def run_demo(
     console.rule("2 of 4  Pictures", align="left")
     with clock.measure("pictures"), progress_bar("drawing") as progress:
         corpus = build_corpus(
-            folder / "data", kinds=KINDS, vocabulary=VOCABULARY, progress=progress, **counts
+            folder / "data", kinds=KINDS, vocabulary=VOCABULARY, brief=True, progress=progress, **counts
         )
     console.print(
         f"{sum(corpus.counts.values()):,} pictures in {corpus.root}", highlight=False, soft_wrap=True
     )
 
     console.rule("3 of 4  Training", align="left")
-    # With bfloat16 in hardware a step takes less than half the time: room for twice the steps.
-    dtype, _ = resolve_dtype("auto")
-    if dtype is bfloat16 and not overrides:
-        overrides = [
-            f"stages.{stage.name}.steps={2 * (stage.steps or 0)}" for stage in load_recipe("demo").stages
-        ]
     recipe = load_recipe("demo", overrides)
-    files = {"pretrain": corpus.pretrain, "instruct": corpus.instruct}
-    stages = tuple(replace(s, data=replace(s.data, path=str(files[s.name]))) for s in recipe.stages)
+    pace = 1.0 if overrides else clock.once("pace", lambda: _pace(parts[0], recipe.dtype))
+    if pace != 1.0:
+        console.print(
+            f"{pace:.0%} of the recipe's steps: what this machine can do in ten minutes", highlight=False
+        )
+    stages = tuple(_fitted(stage, corpus.root, pace) for stage in recipe.stages)
+    recipe = replace(recipe, stages=stages, feature_cache=str(folder / "features"))
     with clock.measure("training"):
-        model_folder = train(replace(recipe, stages=stages), output=folder)
+        model_folder = train(recipe, output=folder)
 
     console.rule("4 of 4  Test", align="left")
     items, answers, blind = _test(model_folder, corpus.test, corpus.fingerprint, console, clock)
@@ -114,6 +117,41 @@ def run_demo(
     )
     console.print(f"Talk with it:  llavit chat {model_folder} {picture}\n", soft_wrap=True)
     return model_folder
+
+
+def _pace(llm: Path, dtype: str) -> float:
+    """Measure what share of the recipe's steps this machine has time for, by a layer of the LLM in training."""
+    import torch
+    from transformers import AutoConfig
+    from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
+
+    from llavit.train.precision import resolve_attention, resolve_dtype
+
+    kind, _ = resolve_dtype(dtype)
+    config = AutoConfig.from_pretrained(llm)
+    config._attn_implementation = resolve_attention("auto", kind)
+    layer = LlamaDecoderLayer(config, layer_idx=0)
+    hidden = torch.randn(2, _PACE_TOKENS // 2, config.hidden_size, requires_grad=True)
+    positions = LlamaRotaryEmbedding(config)(hidden, torch.arange(hidden.shape[1])[None])
+    seconds = []
+    for _ in range(12):
+        start = time.perf_counter()
+        with torch.autocast("cpu", kind, enabled=kind is not torch.float32):
+            layer(hidden, position_embeddings=positions).sum().backward()
+        seconds.append(time.perf_counter() - start)
+    rate = _PACE_TOKENS / statistics.median(seconds[2:])
+    return round(min(max(rate / _REFERENCE_RATE, _LEAST), _MOST), 2)
+
+
+def _fitted(stage: Any, data: Path, pace: float) -> Any:
+    """Give a stage with its data where they are, and as many steps as there is time for."""
+    spec = stage.data
+    if spec.mixture is not None:
+        parts = tuple(replace(part, path=str(data / Path(part.path).name)) for part in spec.mixture)
+        spec = replace(spec, mixture=parts)
+    else:
+        spec = replace(spec, path=str(data / Path(spec.path).name))
+    return replace(stage, data=spec, steps=max(1, round(pace * stage.steps)))
 
 
 def _test(
@@ -134,10 +172,11 @@ def _test(
     with clock.measure("test"), quiet_transformers():
         model = LlavitForConditionalGeneration.from_pretrained(model_folder, dtype="float32")
         processor = LlavitProcessor.from_pretrained(model_folder)
+        ask = partial(answer_items, model, processor, items, max_new_tokens=_ANSWER)
         with progress_bar("asking with the picture") as progress:
-            answers = answer_items(model, processor, items, progress=progress)
+            answers = ask(progress=progress)
         with progress_bar("asking without the picture") as progress:
-            blind = answer_items(model, processor, items, with_image=False, progress=progress)
+            blind = ask(with_image=False, progress=progress)
     _write(done, {"made_by": made_by, "answers": answers, "blind": blind})
     return items, answers, blind
 
@@ -158,7 +197,7 @@ def _report(
     made = {
         "command": "llavit demo",
         "recipe": f"{folder / 'recipe.yaml'}, seed {recipe.seed}",
-        "decoding": "greedy, at most 16 tokens; exact match after normalisation",
+        "decoding": f"greedy, at most {_ANSWER} tokens; exact match after normalisation",
         "corpus": f"{corpus.fingerprint} (sha256), seed {corpus.seed}",
         **environment(),
     }
@@ -209,6 +248,14 @@ class _Clock:
         found = json.loads(path.read_text()) if path.exists() else {}
         self.seconds: dict[str, float] = found.get("seconds", {})
         self.peak_gib: float = found.get("peak_memory_gib", 0.0)
+        self.decided: dict[str, float] = found.get("decided", {})
+
+    def once(self, name: str, measure: Callable[[], float]) -> float:
+        """Measure something in the first run and remember it: a resumed run must not decide anew."""
+        if name not in self.decided:
+            self.decided[name] = measure()
+            self._save()
+        return self.decided[name]
 
     @contextmanager
     def measure(self, step: str) -> Iterator[None]:
@@ -222,7 +269,13 @@ class _Clock:
                 2**30 if sys.platform == "darwin" else 2**20
             )
             self.peak_gib = max(self.peak_gib, round(peak, 2))
-            _write(self.path, {"seconds": self.seconds, "peak_memory_gib": self.peak_gib})
+            self._save()
+
+    def _save(self) -> None:
+        _write(
+            self.path,
+            {"seconds": self.seconds, "peak_memory_gib": self.peak_gib, "decided": self.decided},
+        )
 
 
 def _write(path: Path, value: Any) -> None:

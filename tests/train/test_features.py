@@ -42,7 +42,9 @@ def test_a_second_run_computes_no_features_and_has_the_same_losses(tiny, plain, 
 
 
 def test_a_tower_that_trains_sees_pixels(tiny, tmp_path):
-    recipe = tiny.recipe(f"feature_cache={tmp_path / 'features'}", "stages.0.learning_rates.vision_tower=1e-3")
+    recipe = tiny.recipe(
+        f"feature_cache={tmp_path / 'features'}", "stages.0.learning_rates.vision_tower=1e-3"
+    )
     train(recipe, output=tmp_path / "out", progress=False)
     (key,) = (tmp_path / "features").iterdir()  # of the second stage, with the tower that the first one made
     assert list(key.glob("*.bin"))
@@ -50,5 +52,8 @@ def test_a_tower_that_trains_sees_pixels(tiny, tmp_path):
 
 def test_plain_captions_leave_the_prompt_out(tiny, plain, tmp_path):
     folder = train(tiny.recipe("stages.0.style=plain"), output=tmp_path / "out", progress=False)
-    rows = [read_step_log(folder.parent / stage / "train_log.jsonl")[0]["tokens"] for stage in ("pretrain", "instruct")]
+    rows = [
+        read_step_log(folder.parent / stage / "train_log.jsonl")[0]["tokens"]
+        for stage in ("pretrain", "instruct")
+    ]
     assert rows[0] < rows[1]

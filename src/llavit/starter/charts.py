@@ -86,7 +86,8 @@ _FORMS: list[tuple[str, str, str]] = [
 def make(studio: Studio) -> tuple[Scene, Question]:
     """A bar chart: which bar is the tallest or shortest, or which of two is taller?"""
     rng = studio.rng
-    form, which, wanted = studio.deal.pick("chart", _FORMS)
+    forms = [form for form in _FORMS if form[0] == "colour"] if studio.brief else _FORMS
+    form, which, wanted = studio.deal.pick("chart", forms)
     tables = HELD_OUT_TABLES if studio.split == "test" else TABLES
     number = rng.randint(3, 5)
     table, column, values, heights = _heights(rng, tables, number)

@@ -45,13 +45,12 @@ class Factory:
     def item(self, index: int) -> Item:
         """Item `index`, without drawing it yet."""
         kind, deal = self.plan.slot(index)
-        known = self.brief and kind == "name"  # without options, nobody can name what they never saw
         studio = Studio(
-            self.split, self.plan.rng(index), deal, self.image_size, self.vocabulary, known_only=known
+            self.split, self.plan.rng(index), deal, self.image_size, self.vocabulary, brief=self.brief
         )
         make = {"word": words.make, "chart": charts.make, "easyvqa": shapes.make}.get(kind)
         scene, question = make(studio) if make else compose.MAKERS[kind](studio)
-        return Item(self.split, index, scene, question, studio, self.brief)
+        return Item(self.split, index, scene, question, studio)
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,6 @@ class Item:
     scene: Scene
     question: Question
     studio: Studio
-    brief: bool = False
 
     @property
     def id(self) -> str:
@@ -95,14 +93,14 @@ class Item:
         rng = self.studio.rng
         others = further_questions(self.scene, self.studio)
         first = self.question
-        if self.brief:
+        if self.studio.brief:
             others = [question for question in others if is_open(question)]
             first = first if is_open(first) else others[0]
         rng.shuffle(others)
         if rng.random() < 0.3:  # at times the same topic from another side, as yes or no instead of a name
             first = next((q for q in others if q.topic and q.topic == first.topic), first)
         chosen = {first.topic or first.key + str(first.slots): first}
-        wanted = rng.randint(3, 6)
+        wanted = 6 if self.studio.brief else rng.randint(3, 6)
         for question in others:
             if len(chosen) < wanted:
                 chosen.setdefault(question.topic or question.key + str(question.slots), question)
@@ -113,11 +111,11 @@ class Item:
         return [(self._instructed(turns[0][0]), turns[0][1]), *turns[1:]]
 
     def _instructed(self, question: str) -> str:
-        return question if self.brief else f"{question}\n{INSTRUCTION}"
+        return question if self.studio.brief else f"{question}\n{INSTRUCTION}"
 
     def _exam(self) -> dict[str, Any]:
         question, rng = self.question, self.studio.rng
-        if self.brief and not is_open(question):
+        if self.studio.brief and not is_open(question):
             question = next(q for q in further_questions(self.scene, self.studio) if is_open(q))
         asked = phrase(question.key, question.slots, rng)
         other = unseen_phrase(question.key, question.slots, rng)

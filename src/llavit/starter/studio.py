@@ -32,15 +32,15 @@ class Studio:
     image_size: int = UNIT
     vocabulary: int | None = None
     """How many of the concepts and words of training may appear; None for all."""
-    known_only: bool = False
-    """Show concepts of training in the test as well."""
+    brief: bool = False
+    """Only what can be asked without options: what must be named or read is known from training."""
 
     @cached_property
     def unseen(self) -> bool:
         """Whether this picture shows held-out concepts only (test: 3 of 10), or seen ones only."""
         return (
             self.split == "test"
-            and not self.known_only
+            and not (self.brief and self.deal.key.endswith(("/name", "/word")))
             and self.deal.pick("unseen", (True, False, False) * 3 + (False,))
         )
 

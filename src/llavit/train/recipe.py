@@ -93,6 +93,7 @@ class Stage:
         schedule: how the rates go on after warm-up.
         warmup_ratio: share of the steps in which the rates rise from 0 to their peak.
         weight_decay: AdamW's; not applied to norms and biases.
+        adam_beta2: AdamW's; how long it remembers the size of gradients.
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them alone.
         max_length: longer samples are cut, in tokens; images never are.
         style: "chat" renders samples with the chat template; "plain" is LLaVA's way to pretrain, images and
@@ -120,6 +121,7 @@ class Stage:
     schedule: Schedule = "cosine"
     warmup_ratio: float = 0.03
     weight_decay: float = 0.0
+    adam_beta2: float = 0.999
     max_grad_norm: float = 1.0
     max_length: int | None = None
     style: Literal["chat", "plain"] = "chat"
@@ -150,6 +152,8 @@ class Stage:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro}"
             )
+        if not 0 <= self.adam_beta2 < 1:
+            raise ValueError(f"adam_beta2: expected 0 <= beta < 1, got {self.adam_beta2}")
         if not 0 <= self.warmup_ratio < 1:
             raise ValueError(f"warmup_ratio: expected 0 <= ratio < 1, got {self.warmup_ratio}")
         if self.lora is not None and not self.learning_rates.llm:

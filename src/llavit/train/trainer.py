@@ -90,6 +90,7 @@ def training_arguments(
         learning_rate=max(to_plain(stage.learning_rates).values()),
         lr_scheduler_type=stage.schedule,
         warmup_steps=math.ceil(stage.warmup_ratio * steps),
+        adam_beta2=stage.adam_beta2,
         max_grad_norm=stage.max_grad_norm,
         seed=seed,
         bf16=dtype is torch.bfloat16,
