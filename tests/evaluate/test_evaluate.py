@@ -57,9 +57,9 @@ def test_no_constant_answer_beats_the_majority_baseline(tmp_path):
 def test_batched_answers_equal_those_one_at_a_time_with_and_without_image(tiny, tmp_path):
     model, processor = tiny.build()
     four = items(tmp_path)
-    for with_image in (True, False):
-        together = answer_items(model, processor, four, with_image=with_image, batch_size=4, max_new_tokens=5)
-        alone = answer_items(model, processor, four, with_image=with_image, batch_size=1, max_new_tokens=5)
+    for picture in ("own", "blank", "none"):
+        together = answer_items(model, processor, four, picture=picture, batch_size=4, max_new_tokens=5)
+        alone = answer_items(model, processor, four, picture=picture, batch_size=1, max_new_tokens=5)
         assert together == alone
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from llavit.data import Collator
-from llavit.evaluate.items import Item
+from llavit.evaluate.items import Item, Picture
 
 _PROMPT = ("input_ids", "attention_mask", "pixel_values")
 
@@ -17,7 +17,7 @@ def answer_items(
     processor: Any,
     items: Sequence[Item],
     *,
-    with_image: bool = True,
+    picture: Picture = "own",
     batch_size: int = 16,
     max_new_tokens: int = 16,
     progress: Callable[[int, int], None] | None = None,
@@ -30,7 +30,7 @@ def answer_items(
         model: a LLaViT or LLaVA model.
         processor: its processor.
         items: the questions.
-        with_image: False leaves the pictures out (the blind baseline).
+        picture: "blank" shows a grey picture in place of each, "none" leaves them out: the blind baselines.
         batch_size: items answered together.
         max_new_tokens: greatest length of an answer, in tokens.
         progress: called with (items done, items in all).
@@ -46,7 +46,7 @@ def answer_items(
     order = sorted(range(len(items)), key=lambda index: len(items[index].question))
     for batch in _chunks(order, batch_size):
         encoded = [
-            processor.encode(items[i].messages(with_image), add_generation_prompt=True, name=items[i].id)
+            processor.encode(items[i].messages(picture), add_generation_prompt=True, name=items[i].id)
             for i in batch
         ]
         padded = collate(encoded)

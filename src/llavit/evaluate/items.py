@@ -3,7 +3,14 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from PIL import Image
+
+Picture = Literal["own", "blank", "none"]
+"""What a question is asked with: its picture, a grey one of the same size, or none at all."""
+
+_GREY = (128, 128, 128)
 
 
 @dataclass(frozen=True)
@@ -28,11 +35,16 @@ class Item:
     options: tuple[str, ...] | None = None
     unseen: frozenset[str] = field(default_factory=frozenset)
 
-    def messages(self, with_image: bool = True) -> list[dict[str, Any]]:
-        """Return the conversation that asks the question, with or without its picture."""
+    def messages(self, picture: Picture = "own") -> list[dict[str, Any]]:
+        """Return the conversation that asks the question."""
         text = {"type": "text", "text": self.question}
-        picture = [{"type": "image", "image": str(self.image)}] if with_image else []
-        return [{"role": "user", "content": [*picture, text]}]
+        if picture == "none":
+            return [{"role": "user", "content": [text]}]
+        image: Any = str(self.image)
+        if picture == "blank":
+            with Image.open(self.image) as own:
+                image = Image.new("RGB", own.size, _GREY)
+        return [{"role": "user", "content": [{"type": "image", "image": image}, text]}]
 
 
 def load_items(path: str | Path) -> list[Item]:

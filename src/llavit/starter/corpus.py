@@ -99,8 +99,8 @@ def build_corpus(
         vocabulary: how many concepts, and how many words, training shows, at least 24; None for all of some
             five hundred. A small world can be learned from few pictures. What is held out stays the same.
         brief: ask only what is answered in a word or two that the question does not hold: no yes or no, no
-            options, no instruction; bars of charts are told apart by colour; and the test asks only for names
-            and words that training shows. More to learn from per token, and less to guess.
+            options, no instruction; eight words to read; bars of charts are told apart by colour; and the test
+            asks only for names and words that training shows. More to learn per token, and less to guess.
         seed: another seed gives another corpus with the same held-out concepts.
         workers: processes; None chooses by the size of the task and the number of cores.
         progress: called with (items done, items in all).

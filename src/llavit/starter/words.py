@@ -62,6 +62,15 @@ wrong year yellow yes young zero
 """
 
 
+BRIEF_WORDS = 8
+"""How many words a brief corpus shows: few enough to be told apart after a few dozen pictures."""
+
+
+def shown_words(studio: Studio) -> tuple[str, ...]:
+    """Words that may appear in a picture."""
+    return words(studio.unseen, BRIEF_WORDS if studio.brief else studio.vocabulary)
+
+
 @cache
 def words(unseen: bool, vocabulary: int | None = None) -> tuple[str, ...]:
     """Short common words, none of them the name of a concept: those of training, or those of the test alone.
@@ -83,7 +92,7 @@ def make(studio: Studio) -> tuple[Scene, Question]:
     """One word in one colour: read it."""
     rng, scale = studio.rng, studio.scale
     unseen = studio.unseen
-    word = rng.choice(words(unseen, studio.vocabulary))
+    word = rng.choice(shown_words(studio))
     families = HELD_OUT_FONTS if studio.split == "test" else FONTS
     family = rng.choice(list(families))
     font = rng.choice(families[family])
@@ -138,7 +147,7 @@ def more(scene: Scene, studio: Studio) -> list[Question]:
     """Further questions about the word."""
     word = scene.details["word"]
     assert scene.background is not None
-    wrong = studio.rng.choice([w for w in words(studio.unseen, studio.vocabulary) if w != word])
+    wrong = studio.rng.choice([w for w in shown_words(studio) if w != word])
     return [
         Question("word", "word.read", word, topic="word"),
         Question("colour", "word.colour", scene.details["colour"]),
