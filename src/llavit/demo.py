@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from llavit.progress import progress_bar, quiet_transformers
+from llavit.train.recipe import Recipe, Stage
 
-CORPUS = {"pretrain": 800, "instruct": 1_440, "val": 0, "test": 280}
+CORPUS = {"pretrain": 800, "instruct": 1_120, "val": 0, "test": 280}
 KINDS = {
     "name": 1.0,
     "colour": 2.0,
@@ -101,14 +102,13 @@ def run_demo(
         console.print(
             f"{pace:.0%} of the recipe's steps: what this machine can do in ten minutes", highlight=False
         )
-    stages = tuple(_fitted(stage, corpus.root, pace) for stage in recipe.stages)
-    recipe = replace(recipe, stages=stages, feature_cache=str(folder / "features"))
+    recipe = replace(fitted(recipe, corpus.root, pace), feature_cache=str(folder / "features"))
     with clock.measure("training"):
         model_folder = train(recipe, output=folder)
 
     console.rule("4 of 4  Test", align="left")
-    items, answers, blind = _test(model_folder, corpus.test, corpus.fingerprint, console, clock)
-    report = _report(folder, recipe, corpus, items, answers, blind, clock)
+    items, answers, blind, grey = _test(model_folder, corpus.test, corpus.fingerprint, console, clock)
+    report = _report(folder, recipe, corpus, items, answers, blind, grey, clock)
     console.print(_table(report))
     console.print(f"\nLook at it:    {folder / 'report.html'}", highlight=False, soft_wrap=True)
     picture = corpus.root / json.loads(corpus.test.read_text())[0]["image"]
@@ -143,21 +143,32 @@ def _pace(llm: Path, dtype: str) -> float:
     return round(min(max(rate / _REFERENCE_RATE, _LEAST), _MOST), 2)
 
 
-def _fitted(stage: Any, data: Path, pace: float) -> Any:
-    """Give a stage with its data where they are, and as many steps as there is time for."""
-    spec = stage.data
-    if spec.mixture is not None:
-        parts = tuple(replace(part, path=str(data / Path(part.path).name)) for part in spec.mixture)
-        spec = replace(spec, mixture=parts)
-    else:
-        spec = replace(spec, path=str(data / Path(spec.path).name))
-    return replace(stage, data=spec, steps=max(1, round(pace * stage.steps)))
+def fitted(recipe: Recipe, data: Path, pace: float = 1.0) -> Recipe:
+    """Point the demo's recipe at a folder with its data, and give it as many steps as there is time for.
+
+    Args:
+        recipe: of `load_recipe("demo")`.
+        data: folder of the corpus.
+        pace: share of the recipe's steps.
+    """
+
+    def placed(stage: Stage) -> Stage:
+        spec = stage.data
+        if spec.mixture is not None:
+            parts = tuple(replace(part, path=str(data / Path(part.path).name)) for part in spec.mixture)
+            spec = replace(spec, mixture=parts)
+        else:
+            assert spec.path is not None  # DataSpec checked
+            spec = replace(spec, path=str(data / Path(spec.path).name))
+        return replace(stage, data=spec, steps=max(1, round(pace * (stage.steps or 1))))
+
+    return replace(recipe, stages=tuple(map(placed, recipe.stages)))
 
 
 def _test(
     model_folder: Path, test: Path, fingerprint: str, console: Console, clock: _Clock
-) -> tuple[list[Any], list[str], list[str]]:
-    """Answer the test with its pictures and with grey ones, or read the answers that this model gave before."""
+) -> tuple[list[Any], list[str], list[str], list[str]]:
+    """Answer the test with, without and with grey pictures, or read what this model answered before."""
     import torch
 
     from llavit import LlavitForConditionalGeneration, LlavitProcessor
@@ -171,7 +182,7 @@ def _test(
     if done.exists():
         found = json.loads(done.read_text(encoding="utf-8"))
         if found["made_by"] == made_by:
-            return items, found["answers"], found["blind"]
+            return items, found["answers"], found["blind"], found["grey"]
     dtype, _ = resolve_dtype("auto")
     with (
         clock.measure("test"),
@@ -183,14 +194,23 @@ def _test(
         ask = partial(answer_items, model, processor, items, max_new_tokens=_ANSWER)
         with progress_bar("asking with the picture") as progress:
             answers = ask(progress=progress)
+        with progress_bar("asking without the picture") as progress:
+            blind = ask(picture="none", progress=progress)
         with progress_bar("asking with a grey picture") as progress:
-            blind = ask(picture="blank", progress=progress)
-    _write(done, {"made_by": made_by, "answers": answers, "blind": blind})
-    return items, answers, blind
+            grey = ask(picture="blank", progress=progress)
+    _write(done, {"made_by": made_by, "answers": answers, "blind": blind, "grey": grey})
+    return items, answers, blind, grey
 
 
 def _report(
-    folder: Path, recipe: Any, corpus: Any, items: list, answers: list[str], blind: list[str], clock: _Clock
+    folder: Path,
+    recipe: Recipe,
+    corpus: Any,
+    items: list[Any],
+    answers: list[str],
+    blind: list[str],
+    grey: list[str],
+    clock: _Clock,
 ) -> dict[str, Any]:
     """Write report.json and report.html."""
     from llavit.evaluate.report import environment, render_report, score_report
@@ -206,12 +226,12 @@ def _report(
         "command": "llavit demo",
         "recipe": f"{folder / 'recipe.yaml'}, seed {recipe.seed}",
         "decoding": f"greedy, at most {_ANSWER} tokens; exact match after normalisation",
-        "blind": "the same model and questions, with a grey picture in place of each",
+        "blind": "the same model and questions without the pictures; grey: with a grey picture in place of each",
         "corpus": f"{corpus.fingerprint} (sha256), seed {corpus.seed}",
         **environment(),
     }
     report = {
-        **score_report(items, answers, blind, losses),
+        **score_report(items, answers, blind, losses, grey),
         "seconds": round(sum(clock.seconds.values()), 1),
         "seconds_per_step": clock.seconds,
         "peak_memory_gib": clock.peak_gib,
@@ -237,9 +257,9 @@ def _report(
 def _table(report: dict[str, Any]) -> Table:
     table = Table(title="Unseen pictures: right answers, in per cent")
     table.add_column("task")
-    for column in ("items", "model", "blind", "majority"):
+    for column in ("items", "model", "blind", "grey", "majority"):
         table.add_column(column, justify="right")
-    scores = ("accuracy", "blind_accuracy", "majority_accuracy")
+    scores = ("accuracy", "blind_accuracy", "grey_accuracy", "majority_accuracy")
     for task, row in report["per_task"].items():
         table.add_row(task, str(row["items"]), *(f"{100 * row[score]:.1f}" for score in scores))
     table.add_section()

@@ -97,6 +97,7 @@ def test_the_report_holds_every_number_and_is_one_file(tmp_path):
     }
     page = render_report("Title", "Summary", report, four, answers, blind, {"seed": 0})
     assert "<svg" in page and page.count("data:image/png;base64") == 4
+    assert '<td class="n">4</td>' in page and "built-in" not in page
     assert "&lt;b&gt;" in page and "<b>" + "</b>" not in page
     assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""

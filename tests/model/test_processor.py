@@ -159,7 +159,9 @@ def test_an_unreadable_image_is_named(tmp_path):
     for path in (broken, tmp_path / "missing.png"):
         with pytest.raises(ValueError, match=rf"sample 7: cannot read image .*{path.name}"):
             processor().encode([user({"type": "image", "image": str(path)}, text("?"))], name="sample 7")
-    with pytest.raises(ValueError, match=r"expected an image as PIL\.Image, path, bytes or data URL, got int"):
+    with pytest.raises(
+        ValueError, match=r"expected an image as PIL\.Image, path, bytes or data URL, got int"
+    ):
         processor().encode([user({"type": "image", "image": 3})])
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from llavit.data.dataset import Skipped
-from llavit.data.packing import first_fit
+from llavit.data.packing import pack
 
 IGNORE_INDEX = -100
 TEXT = -1
@@ -42,8 +42,8 @@ class Collator:
 
     Example:
         >>> sample = {"input_ids": torch.tensor([5, 6]), "image_ids": torch.tensor([-1, -1])}
-        >>> Collator(pad_token_id=0, pack_length=5)([sample] * 3)["position_ids"].tolist()
-        [[0, 1, 0, 1], [0, 1, 0, 1]]
+        >>> Collator(pad_token_id=0, pack_length=5)([sample] * 2)["position_ids"].tolist()
+        [[0, 1, 0, 1]]
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Collator:
             batch = self._join(rows)
             batch["attention_mask"] = self._pad([torch.ones_like(row["input_ids"]) for row in rows], 0)
         else:
-            groups = first_fit([len(row["input_ids"]) for row in rows], self.pack_length)
+            groups = pack([len(row["input_ids"]) for row in rows], self.pack_length)
             batch = self._join([_one_row([rows[index] for index in group]) for group in groups])
         return {**batch, "sample_ids": ids, "skipped": skipped}
 

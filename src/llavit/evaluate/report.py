@@ -17,7 +17,11 @@ from llavit.evaluate.sheet import first_of_each_task
 
 
 def score_report(
-    items: Sequence[Item], answers: Sequence[str], blind: Sequence[str], losses: Mapping[str, Sequence[float]]
+    items: Sequence[Item],
+    answers: Sequence[str],
+    blind: Sequence[str],
+    losses: Mapping[str, Sequence[float]],
+    grey: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Return the numbers of a report: accuracies (0 to 1) overall and per task, beside both baselines.
 
@@ -26,17 +30,15 @@ def score_report(
         answers: the model's.
         blind: the model's without the pictures.
         losses: training loss of each step, by stage.
+        grey: the model's with a grey picture in place of each, a stricter baseline where a model has learned its
+            answers' form with pictures only.
     """
-    majority = majority_answers(items)
-    seen = {
-        "accuracy": scores_by_task(items, answers),
-        "blind_accuracy": scores_by_task(items, blind),
-        "majority_accuracy": scores_by_task(items, majority),
-    }
+    given = {"accuracy": answers, "blind_accuracy": blind, "majority_accuracy": majority_answers(items)}
+    if grey is not None:
+        given["grey_accuracy"] = grey
+    seen = {name: scores_by_task(items, said) for name, said in given.items()}
     return {
-        "accuracy": accuracy(items, answers),
-        "blind_accuracy": accuracy(items, blind),
-        "majority_accuracy": accuracy(items, majority),
+        **{name: accuracy(items, said) for name, said in given.items()},
         "items": len(items),
         "per_task": {
             task: {"items": score.items, **{name: by_task[task].accuracy for name, by_task in seen.items()}}
@@ -94,6 +96,7 @@ def render_report(
             "accuracy": row["accuracy"],
             "blind": row["blind_accuracy"],
             "majority": row["majority_accuracy"],
+            "grey": row.get("grey_accuracy"),
         }
         for task, row in report["per_task"].items()
     ]
@@ -103,6 +106,7 @@ def render_report(
         "accuracy": report["accuracy"],
         "blind": report["blind_accuracy"],
         "majority": report["majority_accuracy"],
+        "grey": report.get("grey_accuracy"),
     }
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["j2"])

@@ -37,6 +37,7 @@ _NOT_THE_RECORDS = ("path", "format", "split", "limit", "mixture", "on_error", "
 _LATER = {"style": "chat", "lora": None, "frozen_dtype": "float32"}
 """Keys of a stage that came later, and the values that stand for their absence: older runs go on."""
 
+
 def stage_identity(recipe: Recipe, index: int, fingerprint: str, before: str | None) -> dict[str, Any]:
     """Collect all that decides what comes out of a stage.
 
