@@ -24,7 +24,7 @@ from rich.table import Table
 from llavit.progress import progress_bar, quiet_transformers
 from llavit.train.recipe import Recipe, Stage
 
-CORPUS = {"pretrain": 800, "instruct": 1_120, "val": 0, "test": 280}
+CORPUS = {"pretrain": 700, "instruct": 920, "val": 0, "test": 280}
 KINDS = {
     "name": 1.0,
     "colour": 2.0,
