@@ -17,7 +17,7 @@ from llavit.evaluate.report import environment
 from llavit.train import load_recipe, train
 from llavit.train.progress import STEP_LOG, read_step_log
 
-STEPS, ROUNDS, WARM_UP = 6, 3, 2
+STEPS, ROUNDS, WARM_UP = 6, 1, 2
 WAYS = {
     "plain": [
         "feature_cache=null",
