@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-pytest.importorskip("resvg_py")  # of the extra `starter`, which a core install lacks
+pytest.importorskip("resvg_py", reason="of the extra `starter`, which a core install lacks")
 
 from llavit.starter import corpus as corpus_module
 from llavit.starter.concepts import pool

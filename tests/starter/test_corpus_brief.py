@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("resvg_py")  # of the extra `starter`, which a core install lacks
+pytest.importorskip("resvg_py", reason="of the extra `starter`, which a core install lacks")
 
 from llavit.starter.concepts import few, pool
 from llavit.starter.corpus import Corpus, build_corpus

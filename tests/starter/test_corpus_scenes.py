@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 
 import pytest
 
-pytest.importorskip("resvg_py")  # of the extra `starter`, which a core install lacks
+pytest.importorskip("resvg_py", reason="of the extra `starter`, which a core install lacks")
 
 from llavit.starter import charts, concepts, palette, phrases, sources, words
 from llavit.starter.items import Factory, Item

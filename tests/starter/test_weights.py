@@ -217,8 +217,10 @@ def test_a_system_message_replaces_the_default_one(tokenizer):
 @pytest.fixture(scope="module")
 def onnx_tower():
     """The tower in onnxruntime, with the state after the embedding, each layer and the last norm as outputs."""
-    onnx = pytest.importorskip("onnx")  # of the extra `starter`
-    onnxruntime = pytest.importorskip("onnxruntime")  # of the extra `dev`: the reference to compare with
+    onnx = pytest.importorskip("onnx", reason="of the extra `starter`")
+    onnxruntime = pytest.importorskip(
+        "onnxruntime", reason="of the extra `dev`: the reference to compare with"
+    )
     model = onnx.load(weights._source_file(weights.TOWER))
     names = ["embeddings/Add", *(f"encoder/layer.{i}/Add_1" for i in range(12)), "layernorm/Add_1"]
     names = [f"/backbone/{name}_output_0" for name in names]
