@@ -12,7 +12,7 @@ def drawn(image_ids: list[int], **options) -> list[str]:
     config = config_of("llama").text_config
     config._attn_implementation = "sdpa"
     ids = torch.tensor([image_ids])
-    arguments = {"attention_mask": None, "past_key_values": None, "position_ids": None, **options}
+    arguments = {"attention_mask": None, "cache": None, "position_ids": None, **options}
     mask = visual_attention_mask(config, ids, torch.zeros(1, len(image_ids), 8), **arguments)
     return ["".join("1" if seen else "0" for seen in row) for row in mask[0, 0]]
 

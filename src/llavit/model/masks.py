@@ -23,6 +23,8 @@ import torch
 from transformers import PreTrainedConfig
 from transformers.masking_utils import create_masks_for_generate
 
+from llavit.model.compat import cache_argument
+
 TEXT = -1
 """Image id of a text token."""
 
@@ -55,7 +57,7 @@ def visual_attention_mask(
     image_ids_bl: torch.Tensor,
     inputs_embeds: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    past_key_values: Any | None,
+    cache: Any | None,
     position_ids: torch.Tensor | None,
 ) -> Any:
     """Make the mask (or masks by layer type) in which each image is one bidirectional block.
@@ -65,7 +67,7 @@ def visual_attention_mask(
         image_ids_bl: (b, l) image ids of the present tokens.
         inputs_embeds: (b, l, d); only shape, dtype and device are read.
         attention_mask: (b, past + l) padding mask, or None.
-        past_key_values: cache of earlier tokens, or None.
+        cache: of earlier tokens, or None.
         position_ids: (b, l), where a restart marks a packed document; or None.
 
     Returns:
@@ -75,16 +77,16 @@ def visual_attention_mask(
         ValueError: for an attention implementation that would drop the bidirectional part.
     """
     require_block_masks(text_config)
-    past = past_key_values.get_seq_length() if past_key_values is not None else 0
+    past = cache.get_seq_length() if cache is not None else 0
     if isinstance(past, torch.Tensor) or past > 0:
         image_ids_bl = torch.nn.functional.pad(image_ids_bl, (int(past), 0), value=TEXT)
     return create_masks_for_generate(
         config=text_config,
         inputs_embeds=inputs_embeds,
         attention_mask=attention_mask,
-        past_key_values=past_key_values,
         position_ids=position_ids,
         block_sequence_ids=image_ids_bl,
+        **cache_argument(cache),
     )
 
 

@@ -21,6 +21,7 @@ from transformers.models.llava.modeling_llava import (
     LlavaPreTrainedModel,
 )
 
+from llavit.model.compat import cache_argument, given_cache, image_fields, output_cache, same_image_fields
 from llavit.model.configuration import LlavitConfig
 from llavit.model.families import family_of
 from llavit.model.masks import image_ids_from_counts, require_block_masks, visual_attention_mask
@@ -75,6 +76,7 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
         image_sizes: torch.Tensor | None = None,
         image_ids: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
+        cache: Any | None = None,
         **kwargs: Any,
     ) -> LlavaModelOutputWithPast:
         """Run tower, projector and LLM.
@@ -84,7 +86,7 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
             pixel_values: (n, 3, height, width), images in reading order of the batch.
             attention_mask: (b, past + l), 0 at padding.
             position_ids: (b, l); restarts mark packed documents.
-            past_key_values: cache; without images in the present tokens the LLM runs as a plain one.
+            past_key_values: the cache, as transformers called it before 5.24.
             inputs_embeds: (b, l, d) instead of `input_ids`; `image_ids` then says which rows are visual.
             vision_feature_layer: overrides the configuration's.
             vision_feature_select_strategy: overrides the configuration's.
@@ -92,6 +94,7 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
             image_ids: (b, l), -1 for text, else a number unique to the image within its row. Derived from
                 `input_ids` where absent.
             image_features: (n, v, layers * tower width), of `encode_images`, instead of `pixel_values`.
+            cache: of keys and values; without images in the present tokens the LLM runs as a plain one.
             **kwargs: passed on to the LLM.
 
         Returns:
@@ -100,6 +103,7 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
         Raises:
             ValueError: if visual tokens and images do not agree.
         """
+        cache = given_cache(past_key_values, cache)
         if input_ids is not None and inputs_embeds is None:
             tokens = input_ids
         elif inputs_embeds is not None and input_ids is None:
@@ -108,7 +112,7 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
             raise ValueError("expected exactly one of input_ids and inputs_embeds, got both or neither")
         # Decoding: one text token a row behind a cache. No image, so the LLM runs as it is.
         pictures = pixel_values if image_features is None else image_features
-        decoding = past_key_values is not None and tokens.shape[1] == 1 and pictures is None
+        decoding = cache is not None and tokens.shape[1] == 1 and pictures is None
         features: list[torch.Tensor] | None
         if image_features is not None:
             if pixel_values is not None:
@@ -143,7 +147,7 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
                 image_ids,
                 inputs_embeds,
                 attention_mask,
-                past_key_values,
+                cache,
                 position_ids,
             )
         if self.config.visual_qkv and image_ids is not None and (has_visual or self.training):
@@ -154,16 +158,15 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
-            **{**kwargs, "return_dict": True},
+            **{**kwargs, **cache_argument(cache), "return_dict": True},
         )
         return LlavaModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            image_hidden_states=torch.cat(features) if features is not None else None,
+            **cache_argument(output_cache(outputs)),
+            **image_fields(features),
         )
 
     def _project_images(
@@ -313,6 +316,7 @@ class LlavitForConditionalGeneration(LlavitPreTrainedModel, LlavaForConditionalG
         labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         supervised_logits_only: bool = False,
+        cache: Any | None = None,
         **kwargs: Any,
     ) -> LlavaCausalLMOutputWithPast:
         """Run the model.
@@ -329,6 +333,7 @@ class LlavitForConditionalGeneration(LlavitPreTrainedModel, LlavaForConditionalG
             logits_to_keep: as in transformers.
             supervised_logits_only: with labels, compute logits only where there is a label. Same loss;
                 `logits` is then None. Saves most of the memory of the head, whose vocabulary is large.
+            cache: as in `LlavitModel.forward`.
             **kwargs: `num_items_in_batch` divides the summed loss (the number of supervised tokens over all
                 micro-batches and processes); without it the loss is the mean.
 
@@ -340,9 +345,9 @@ class LlavitForConditionalGeneration(LlavitPreTrainedModel, LlavaForConditionalG
             "pixel_values": pixel_values,
             "attention_mask": attention_mask,
             "position_ids": position_ids,
-            "past_key_values": past_key_values,
             "inputs_embeds": inputs_embeds,
             "image_ids": image_ids,
+            **cache_argument(given_cache(past_key_values, cache)),
         }
         if labels is None or not supervised_logits_only:
             return super().forward(**inputs, labels=labels, logits_to_keep=logits_to_keep, **kwargs)
@@ -360,10 +365,10 @@ class LlavitForConditionalGeneration(LlavitPreTrainedModel, LlavaForConditionalG
         )
         return LlavaCausalLMOutputWithPast(
             loss=loss,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            image_hidden_states=outputs.image_hidden_states,
+            **cache_argument(output_cache(outputs)),
+            **same_image_fields(outputs),
         )
 
     @staticmethod
