@@ -62,9 +62,8 @@ def image_fields(features: list[torch.Tensor] | None) -> dict[str, Any]:
     """
     if not _HAS_TOWER_OUTPUT:
         return {"image_hidden_states": torch.cat(features) if features is not None else None}
-    return {
-        "image_outputs": BaseModelOutputWithPooling(pooler_output=features) if features is not None else None
-    }
+    output: Any = BaseModelOutputWithPooling  # holds a list of tensors here, as transformers' LLaVA does
+    return {"image_outputs": output(pooler_output=features) if features is not None else None}
 
 
 def same_image_fields(outputs: Any) -> dict[str, Any]:
