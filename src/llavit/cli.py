@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from llavit.cli_bench import bench_app
 from llavit.cli_data import data_app
 from llavit.cli_errors import reports_errors as _reports_errors
 from llavit.cli_errors import show_traceback
@@ -26,6 +27,7 @@ app = typer.Typer(
 starter_app = typer.Typer(help="The starter: data and weights out of Python packages.", no_args_is_help=True)
 app.add_typer(starter_app, name="starter")
 app.add_typer(data_app, name="data")
+app.add_typer(bench_app, name="bench")
 
 
 @app.callback()

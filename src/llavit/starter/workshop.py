@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from queue import Queue
-from threading import Thread
 from typing import Any
 
 from llavit.starter.items import Factory, Item, render
+from llavit.starter.processes import lines_of_processes
 
 QUALITY = 95
 _CHUNK = 100
 _MIN_FOR_PROCESSES = 6_000  # below, a second process spends its time on drawings that the first one knows
 
-# A worker draws and needs nothing else: it registers the package without running its front, which imports torch.
-_BOOT = (
-    "import importlib.util as u, sys; "
-    "sys.modules['llavit'] = u.module_from_spec(u.find_spec('llavit')); "
-    "from llavit.starter.workshop import work; work()"
-)
+_BOOT = "from llavit.starter.workshop import work; work()"
 
 Records = dict[str, list[dict[str, Any]]]
 
@@ -102,62 +94,17 @@ def _draw(root: Path, item: Item) -> bool:
 def _in_processes(
     root: Path, factories: list[Factory], chunks: list[Chunk], workers: int
 ) -> Iterator[Result]:
-    lines: Queue[tuple[int, str | None]] = Queue()
-    processes: list[subprocess.Popen[str]] = []
-    errors = []
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-        "OMP_NUM_THREADS": "1",
-    }
-    try:
-        for worker in range(workers):
-            error = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed below
-            errors.append(error)
-            process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=error,
-                text=True,
-                encoding="utf-8",
-                env=environment,
-            )
-            processes.append(process)
-            order = {
-                "root": str(root),
-                "factories": [asdict(factory) for factory in factories],
-                "chunks": chunks[worker::workers],
-            }
-            assert process.stdin is not None
-            process.stdin.write(json.dumps(order))
-            process.stdin.close()
-            Thread(target=_listen, args=(worker, process, lines), daemon=True).start()
-        running = workers
-        while running:
-            worker, line = lines.get()
-            if line is not None:
-                number, start, records, new = json.loads(line)
-                yield number, start, records, new
-                continue
-            running -= 1
-            if processes[worker].wait() != 0:
-                errors[worker].seek(0)
-                raise RuntimeError(f"a worker of the corpus build failed:\n{errors[worker].read()[-4000:]}")
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.terminate()
-            process.wait()
-        for error in errors:
-            error.close()
-
-
-def _listen(worker: int, process: subprocess.Popen[str], lines: Queue[tuple[int, str | None]]) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        lines.put((worker, line))
-    lines.put((worker, None))
+    orders = [
+        {
+            "root": str(root),
+            "factories": [asdict(factory) for factory in factories],
+            "chunks": chunks[worker::workers],
+        }
+        for worker in range(workers)
+    ]
+    for line in lines_of_processes(_BOOT, orders, "the corpus build"):
+        number, start, records, new = json.loads(line)
+        yield number, start, records, new
 
 
 def work() -> None:
