@@ -59,7 +59,8 @@ def line(
     step = (_RIGHT - left) / len(values)
     roof, base = (_TOP, floor) if axis else (_TOP + 8, floor - 15)
     points = [
-        (left + step * (place + 0.5), base - (base - roof) * value / top) for place, value in enumerate(values)
+        (left + step * (place + 0.5), base - (base - roof) * value / top)
+        for place, value in enumerate(values)
     ]
     pad.line(points, COLOURS[colour], 2.2)
     for place, (x, y) in enumerate(points):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from llavit.starter.kit import Kit
 
@@ -61,7 +62,7 @@ def series(
             continue
         values = [low + round((value - min(raw)) * (high - low) / span) for value in raw]
         ordered = sorted(values)
-        if min(b - a for a, b in zip(ordered, ordered[1:], strict=False)) >= least and wanted(values):
+        if min(b - a for a, b in pairwise(ordered)) >= least and wanted(values):
             return Series(table, column, tuple(raw), tuple(value * unit for value in values), unit)
     raise RuntimeError(f"no {number} numbers of the tables {tables} fit this chart")
 

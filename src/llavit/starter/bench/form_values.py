@@ -16,18 +16,30 @@ Ursula Vera Victor Vivian Walter Yara Yuri Zoe
 """
 _CITIES = """
 Accra Athens Austin Basel Beirut Berlin Bern Bogota Bonn Boston Bremen Cairo Cork Dakar Dallas Delhi Denver Doha
-Dublin Dubai Genoa Geneva Ghent Graz Hanoi Havana Istria Izmir Kazan Kyiv Kyoto Lagos Leeds Lima Lisbon London Lyon
+Dublin Dubai Genoa Geneva Ghent Graz Hanoi Havana Izmir Kazan Kyiv Kyoto Lagos Leeds Lima Lisbon London Lyon
 Madrid Malaga Malmo Manila Miami Milan Minsk Munich Nairobi Naples Nice Osaka Oslo Oxford Palermo Paris Porto Prague
 Quito Riga Rome Rouen Seoul Sofia Split Sydney Tallinn Tampa Tokyo Toledo Torino Tunis Turku Venice Verona Vienna
 Vilnius Warsaw York Zagreb Zurich
 """
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_DAYS = ("Monday", "Tuesday", "Friday", "Sunday")
 _LETTERS = "ABCDEFHKLMNPRSTUVXYZ"
 
 GOODS = (
     *("tea", "milk", "bread", "cake", "soup", "rice", "fish", "juice", "salad", "pizza", "eggs", "cheese"),
-    *("beans", "honey", "sugar", "salt", "butter", "jam", "nuts", "plums", "pears", "lemon", "cocoa", "water"),
+    *(
+        "beans",
+        "honey",
+        "sugar",
+        "salt",
+        "butter",
+        "jam",
+        "nuts",
+        "plums",
+        "pears",
+        "lemon",
+        "cocoa",
+        "water",
+    ),
 )
 """What receipts list."""
 SHOPS = ("Cafe", "Market", "Bakery", "Kiosk", "Shop", "Bistro")
@@ -48,7 +60,7 @@ def cities(unseen: bool) -> tuple[str, ...]:
     return tuple(city for city in _CITIES.split() if held_out(city) == unseen)
 
 
-FIELDS = ("name", "city", "date", "age", "room", "seat", "code", "day", "time")
+FIELDS = ("name", "city", "date", "age", "room", "seat", "code", "time")
 """What a form may ask for."""
 
 
@@ -67,6 +79,4 @@ def entry(kit: Kit, field: str) -> str:
         return f"{rng.randint(10, 49)}{rng.choice('ABCDEF')}"
     if field == "code":
         return rng.choice(_LETTERS) + str(rng.randint(2, 9)) + rng.choice(_LETTERS)
-    if field == "day":
-        return rng.choice(_DAYS)
     return f"{rng.randint(1, 12)}:{rng.randrange(0, 60, 5):02d}"

@@ -31,7 +31,7 @@ OCR_CHART: tuple[Task, ...] = (
         read_chart,
         "Bars, lines and pies of numbers out of tables that training never shows: a value, the highest or lowest, "
         "a difference, which of two is larger.",
-        chance=0.17,
+        chance=0.15,
     ),
     Task(
         "mini-docvqa",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 from llavit.starter.bench import chart_drawing
 from llavit.starter.bench.asking import by_turns, short, yes_no
 from llavit.starter.bench.chart_numbers import TOP, UNITS, Series, series, shares
 from llavit.starter.bench.pen import Pad, font_for
 from llavit.starter.kit import Ask, Kit, Sample
-from llavit.starter.palette import BACKGROUNDS, COLOURS, colours_on
+from llavit.starter.palette import BACKGROUNDS, colours_on
 from llavit.starter.phrases import listed
 
 NAMES = "ABCDEFHKLMPRSTUX"
@@ -87,7 +88,13 @@ def read_chart(kit: Kit) -> list[Sample]:
     rng = kit.rng
     family, font = font_for(kit, small=True)
     ground = rng.choice(GROUNDS)
-    by = "letter" if form == "line" else "colour" if form == "pie" else kit.deal.pick("by", ("letter", "colour"))
+    by = (
+        "letter"
+        if form == "line"
+        else "colour"
+        if form == "pie"
+        else kit.deal.pick("by", ("letter", "colour"))
+    )
     axis = form != "pie" and kit.deal.pick("axis", (True, False))
     numbers, asked = _numbers(kit, form, kind, axis)
     number = len(numbers.values)
@@ -107,14 +114,16 @@ def read_chart(kit: Kit) -> list[Sample]:
         written = font if kind in ("value", "difference") or rng.random() < 0.3 else None
         chart_drawing.pie(pad, chart.values, colours, written, rng.random())
     truth = {"kind": kind, "asked": asked, "chart": asdict(chart), "numbers": asdict(numbers)}
-    ask = {"value": _value, "extreme": _extreme, "difference": _difference, "compare": _compare}[kind](kit, chart, asked)
+    ask = {"value": _value, "extreme": _extreme, "difference": _difference, "compare": _compare}[kind](
+        kit, chart, asked
+    )
     parts = [f"{name} {value}" for name, value in zip(chart.names, chart.values, strict=True)]
     return [
         Sample(
             pad.finish(),
             ask,
             _more(kit, chart, written=form != "pie" or written is not None),
-            f"A {form} chart of {listed(parts, 'and')}." if form != "pie" else f"A pie chart of {listed(parts, 'and')}.",
+            f"A {form} chart of {listed(parts, 'and')}.",
             truth | {"ground": ground, "font": family},
             unseen_style=kit.split == "test",
         )
@@ -144,10 +153,12 @@ def _numbers(kit: Kit, form: str, kind: str, axis: bool) -> tuple[Series, tuple[
 def _pie_numbers(kit: Kit, kind: str, number: int) -> tuple[Series, tuple[int, ...]]:
     if kind == "value":
         wanted = kit.deal.pick("share", range(10, 65, 5))
+        number = 3 if wanted > 40 else number  # four different shares leave no room for a large one
         numbers = shares(kit, number, lambda values: wanted in values)
         return numbers, (numbers.values.index(wanted),)
     if kind == "difference":
         wanted = kit.deal.pick("share apart", range(5, 45, 5))
+        number = 3 if wanted > 20 else number
         numbers = shares(kit, number, lambda values: wanted in _differences(values))
         return numbers, _differences(numbers.values)[wanted]
     return _ordered(kit, shares(kit, number, _plainly_apart), kind)
@@ -156,7 +167,7 @@ def _pie_numbers(kit: Kit, kind: str, number: int) -> tuple[Series, tuple[int, .
 def _plainly_apart(values: Sequence[int]) -> bool:
     """Whether angles differ enough to be compared without numbers."""
     ordered = sorted(values)
-    return all(after >= 1.35 * before for before, after in zip(ordered, ordered[1:], strict=False))
+    return all(after >= 1.35 * before for before, after in pairwise(ordered))
 
 
 def _differences(values: Sequence[int]) -> dict[int, tuple[int, int]]:
@@ -194,14 +205,18 @@ def _extreme(kit: Kit, chart: Chart, asked: Sequence[int]) -> Ask:
     words = ("largest", "smallest") if chart.form == "pie" else ("highest", "lowest")
     which = words[0] if highest else words[1]
     return short(
-        kit.phrase(EXTREME[chart.by], which=which, mark=chart.mark), chart.names[asked[0]], topic=f"the {which}"
+        kit.phrase(EXTREME[chart.by], which=which, mark=chart.mark),
+        chart.names[asked[0]],
+        topic=f"the {which}",
     )
 
 
 def _difference(kit: Kit, chart: Chart, asked: Sequence[int]) -> Ask:
     one, other = asked
     question = kit.phrase(DIFFERENCE, one=chart.noun(one), other=chart.noun(other))
-    return short(question, str(abs(chart.values[one] - chart.values[other])), topic=f"difference {sorted(asked)}")
+    return short(
+        question, str(abs(chart.values[one] - chart.values[other])), topic=f"difference {sorted(asked)}"
+    )
 
 
 def _compare(kit: Kit, chart: Chart, asked: Sequence[int]) -> Ask:

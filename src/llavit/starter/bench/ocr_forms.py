@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+from PIL import Image
 
 from llavit.starter.bench.asking import by_turns, short
 from llavit.starter.bench.form_values import FIELDS, GOODS, SHOPS, entry
@@ -60,13 +63,22 @@ def _form(kit: Kit) -> list[Sample]:
     others = kit.rng.sample([field for field in FIELDS if field != asked], 2 if title else 3)
     keys = [asked, *others]
     kit.rng.shuffle(keys)
-    lines, capital = _fitted(kit, font, lambda: [(key.capitalize() + ":", entry(kit, key)) for key in keys], 4)
+    lines, capital = _fitted(
+        kit, font, lambda: [(key.capitalize() + ":", entry(kit, key)) for key in keys], 4
+    )
     values = {key: value for key, (_, value) in zip(keys, lines, strict=True)}
     ruled = kit.rng.random() < 0.4
     picture, ground = _paper(kit, font, capital, title, lines, spread=False, ruled=ruled)
     asks = {key: short(kit.phrase(FIELD, key=key), values[key], topic=key) for key in keys}
     said = [f"the {key} {values[key]}" for key in keys]
-    truth = {"kind": "form", "asked": asked, "title": title, "lines": values, "ground": ground, "font": family}
+    truth = {
+        "kind": "form",
+        "asked": asked,
+        "title": title,
+        "lines": values,
+        "ground": ground,
+        "font": family,
+    }
     return [_sample(kit, picture, asks, asked, f"A form with {listed(said, 'and')}.", truth)]
 
 
@@ -78,7 +90,9 @@ def _receipt(kit: Kit, kind: str) -> list[Sample]:
     prices = kit.rng.sample(range(2, 50), number)
     total = sum(prices)
     rows = [(name.capitalize(), str(price)) for name, price in zip(goods, prices, strict=True)]
-    lines, capital = _fitted(kit, font, lambda: [*rows, ("Total", str(total))], 4 if title or number == 3 else 3)
+    lines, capital = _fitted(
+        kit, font, lambda: [*rows, ("Total", str(total))], 4 if title or number == 3 else 3
+    )
     picture, ground = _paper(kit, font, capital, title, lines, spread=True, ruled=False)
     chosen = kit.deal.pick("line", range(number)) if number == 2 else kit.rng.randrange(number)
     asks: dict[str, Ask] = {
@@ -101,14 +115,16 @@ def _receipt(kit: Kit, kind: str) -> list[Sample]:
 
 
 def _sample(
-    kit: Kit, picture: Any, asks: dict[str, Ask], asked: str, caption: str, truth: dict[str, Any]
+    kit: Kit, picture: Image.Image, asks: dict[str, Ask], asked: str, caption: str, truth: dict[str, Any]
 ) -> Sample:
     ask = asks.pop(asked)
     more = tuple(asks.values())
     return Sample(picture, ask, more, caption, truth, unseen_style=kit.split == "test")
 
 
-def _fitted(kit: Kit, font: str, write: Any, number: int) -> tuple[list[tuple[str, str]], float]:
+def _fitted(
+    kit: Kit, font: str, write: Callable[[], list[tuple[str, str]]], number: int
+) -> tuple[list[tuple[str, str]], float]:
     """Lines that fit on the paper, and the height of their capitals: as large as the longest line allows."""
     while True:
         lines = write()
@@ -127,7 +143,7 @@ def _paper(
     lines: list[tuple[str, str]],
     spread: bool,
     ruled: bool,
-) -> tuple[Any, str]:
+) -> tuple[Image.Image, str]:
     """A sheet on a light ground; `spread` puts values at the right end of the lines."""
     ground = kit.rng.choice([name for name in BACKGROUNDS if name != "white"])
     pad = Pad(kit.image_size, BACKGROUNDS[ground])

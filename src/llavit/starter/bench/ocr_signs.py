@@ -55,14 +55,18 @@ def read_sign(kit: Kit) -> list[Sample]:
 
     One question in eight goes the other way: the word is given, the colour of its sign is asked.
     """
-    kind, kit = by_turns(kit, "kind", ("colour", "colour", "colour", "thing", "thing", "thing", "place", "whose"))
+    kind, kit = by_turns(
+        kit, "kind", ("colour", "colour", "colour", "thing", "thing", "thing", "place", "whose")
+    )
     rng = kit.rng
     family, font = font_for(kit, small=True)
     rows = _rows(kit, font)
     asked = kit.deal.pick("row", range(len(rows)))
     if kind in ("colour", "whose"):  # every colour is asked for equally often
         _give_colour(rows, asked, kit.deal.pick("paint", tuple(COLOURS)))
-    ground = rng.choice([g for g in BACKGROUNDS if all(g in backgrounds_for(r["colour"]) for r in rows)] or ["white"])
+    ground = rng.choice(
+        [g for g in BACKGROUNDS if all(g in backgrounds_for(r["colour"]) for r in rows)] or ["white"]
+    )
     pad = Pad(kit.image_size, BACKGROUNDS[ground])
     drawings = _things(kit, len(rows))
     for place, (row, drawing) in enumerate(zip(rows, drawings, strict=True)):

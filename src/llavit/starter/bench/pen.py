@@ -15,7 +15,7 @@ from math import atan2, cos, pi, sin
 from PIL import Image, ImageDraw, ImageFont
 
 from llavit.starter.kit import Kit
-from llavit.starter.palette import BACKGROUNDS, COLOURS, Rgb, backgrounds_for
+from llavit.starter.palette import BACKGROUNDS, Rgb, backgrounds_for
 from llavit.starter.studio import UNIT
 
 Point = tuple[float, float]
@@ -122,7 +122,9 @@ class Pad:
     def _fine(self, values: Sequence[float]) -> list[int]:
         return [round(value * self.scale * _FINE) for value in values]
 
-    def box(self, frame: Frame, fill: Rgb | None, outline: Rgb | None = None, line: float = 1, radius: float = 0):
+    def box(
+        self, frame: Frame, fill: Rgb | None, outline: Rgb | None = None, line: float = 1, radius: float = 0
+    ):
         """A rectangle, with round corners if a radius is given."""
         left, top, right, bottom = self._fine(frame)
         rounded, width = self._fine((radius, line))
@@ -130,7 +132,9 @@ class Pad:
             [left, top, right - 1, bottom - 1], rounded, fill=fill, outline=outline, width=max(1, width)
         )
 
-    def ring(self, centre: Point, radius: float, fill: Rgb | None, outline: Rgb | None = None, line: float = 1):
+    def ring(
+        self, centre: Point, radius: float, fill: Rgb | None, outline: Rgb | None = None, line: float = 1
+    ):
         """A disc or a circle."""
         x, y = centre
         self._draw.ellipse(
@@ -174,7 +178,8 @@ class Pad:
         neck = (end[0] - head * 0.8 * cos(angle), end[1] - head * 0.8 * sin(angle))
         self.line([start, neck], ink, width)
         wings = [
-            (end[0] - head * cos(angle + turn), end[1] - head * sin(angle + turn)) for turn in (pi / 6, -pi / 6)
+            (end[0] - head * cos(angle + turn), end[1] - head * sin(angle + turn))
+            for turn in (pi / 6, -pi / 6)
         ]
         self.polygon([end, *wings], ink)
 
