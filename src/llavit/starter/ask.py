@@ -110,7 +110,8 @@ def refer(thing: Thing, scene: Scene, studio: Studio) -> str:
     return thing.noun(with_colour=same or studio.rng.random() < 0.5)
 
 
-def _pair(one: Thing, other: Thing) -> str:
+def pair_topic(one: Thing, other: Thing) -> str:
+    """Topic of every question about how two objects lie to each other."""
     return f"pair {sorted((one.box, other.box))}"
 
 
@@ -123,7 +124,7 @@ def relation_check(
         "other": refer(other, scene, studio),
         "side": SIDE_WORDS[side],
     }
-    return Question("relation", "relation.check", answer, slots, topic=_pair(one, other))
+    return Question("relation", "relation.check", answer, slots, topic=pair_topic(one, other))
 
 
 def relation_side(one: Thing, other: Thing, scene: Scene, studio: Studio) -> Question:
@@ -131,7 +132,7 @@ def relation_side(one: Thing, other: Thing, scene: Scene, studio: Studio) -> Que
     side = side_of(one, other, scene.image_size)
     assert side is not None
     slots = {"thing": refer(one, scene, studio), "other": refer(other, scene, studio)}
-    return Question("relation", "relation.side", side, slots, SIDES, _pair(one, other))
+    return Question("relation", "relation.side", side, slots, SIDES, pair_topic(one, other))
 
 
 def opposite_half(third: Thing, other: Thing, side: str) -> bool:
@@ -144,7 +145,7 @@ def opposite_half(third: Thing, other: Thing, side: str) -> bool:
 def relation_what(one: Thing, other: Thing, side: str, scene: Scene, studio: Studio) -> Question:
     """Which object lies at a side of the other; only asked if it is the single one in that half."""
     slots = {"other": refer(other, scene, studio), "side": SIDE_WORDS[side]}
-    return Question("relation", "relation.what", one.concept.name, slots, topic=_pair(one, other))
+    return Question("relation", "relation.what", one.concept.name, slots, topic=pair_topic(one, other))
 
 
 def about_single(scene: Scene, studio: Studio) -> list[Question]:

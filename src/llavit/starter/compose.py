@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from llavit.starter import ask
 from llavit.starter.concepts import Concept, categories
@@ -72,22 +72,28 @@ def count(studio: Studio) -> Made:
     countable = [c for c in studio.concepts if c.countable]
     asked, other = studio.distinct(2, countable)
     others = studio.rng.randint(1, min(3, 9 - number)) if studio.rng.random() < 0.4 else 0
-    cells = studio.rng.sample(range(9), number + others)
-    things: list[Thing] = []
-    side = studio.rng.randint(MIN_OBJECT, 33)
-    for concept, copies in ((asked, number), (other, others)):
-        source = studio.source(concept)
-        tint = studio.rng.choice(list(COLOURS)) if source == "icon" else None
-        for _ in range(copies):
-            row, column = divmod(cells.pop(), 3)
-            slack = (UNIT / 3 - GAP - 1 - side) / 2
-            centre = [UNIT / 6 * (2 * cell + 1) + studio.rng.uniform(-slack, slack) for cell in (column, row)]
-            things.append(studio.thing(concept, source, side, (centre[0], centre[1]), tint, margin=1))
+    things = copies(studio, ((asked, number), (other, others)))
     scene = Scene("count", studio.image_size, studio.background(things), None, tuple(things))
     return scene, ask.count(scene, asked)
 
 
-def _scatter(studio: Studio, concepts: list[Concept], tint_first: bool = False) -> list[Thing]:
+def copies(studio: Studio, groups: Sequence[tuple[Concept, int]]) -> list[Thing]:
+    """So many small copies of each concept, at most nine in all, each in a ninth of the picture."""
+    cells = studio.rng.sample(range(9), sum(number for _, number in groups))
+    things: list[Thing] = []
+    side = studio.rng.randint(MIN_OBJECT, 33)
+    for concept, number in groups:
+        source = studio.source(concept)
+        tint = studio.rng.choice(list(COLOURS)) if source == "icon" else None
+        for _ in range(number):
+            row, column = divmod(cells.pop(), 3)
+            slack = (UNIT / 3 - GAP - 1 - side) / 2
+            centre = [UNIT / 6 * (2 * cell + 1) + studio.rng.uniform(-slack, slack) for cell in (column, row)]
+            things.append(studio.thing(concept, source, side, (centre[0], centre[1]), tint, margin=1))
+    return things
+
+
+def scatter(studio: Studio, concepts: list[Concept], tint_first: bool = False) -> list[Thing]:
     """Objects anywhere, without overlap; fewer objects are larger."""
     top = {1: 72, 2: 48, 3: 40, 4: 36}[len(concepts)]
     sources = [studio.source(c) for c in concepts]
@@ -113,7 +119,7 @@ def exist(studio: Studio) -> Made:
     among = [c for c in studio.concepts if c.icon] if form == "tinted" else studio.concepts
     first = studio.rng.choice(among)
     rest = studio.absent([first], studio.rng.randint(1, 4) - 1) if studio.rng.random() < 0.85 else []
-    things = _scatter(studio, [first, *rest], tint_first=form == "tinted")
+    things = scatter(studio, [first, *rest], tint_first=form == "tinted")
     scene = Scene("exist", studio.image_size, studio.background(things), None, tuple(things))
     if form == "tinted":
         return scene, ask.exist_tinted(things[0], answer, studio)
@@ -137,7 +143,7 @@ def relation(studio: Studio) -> Made:
             concepts = [tinted[0], tinted[0], *[c for c in concepts if c is not tinted[0]][: number - 2]]
     # What is asked is whether `one` lies at `side` of `other`; if the answer is no, it lies at the opposite side.
     true_side = ask.OPPOSITE[side] if answer == "no" else side
-    things = _related(studio, concepts, true_side, twins, alone=form == "what")
+    things = related(studio, concepts, true_side, twins, alone=form == "what")
     scene = Scene("relation", studio.image_size, studio.background(things), None, tuple(things))
     one, other = things[:2]
     if form == "check":
@@ -147,7 +153,7 @@ def relation(studio: Studio) -> Made:
     return scene, ask.relation_what(one, other, side, scene, studio)
 
 
-def _related(studio: Studio, concepts: list[Concept], side: str, twins: bool, alone: bool) -> list[Thing]:
+def related(studio: Studio, concepts: list[Concept], side: str, twins: bool, alone: bool) -> list[Thing]:
     """Objects of which the first lies at `side` of the second; if `alone`, no third one lies on that side."""
     top = 46 if len(concepts) == 2 else 36
     sources = ["icon" if twins and i < 2 else studio.source(c) for i, c in enumerate(concepts)]

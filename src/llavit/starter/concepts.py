@@ -108,6 +108,21 @@ def all_concepts() -> tuple[Concept, ...]:
     )
 
 
+def plural(name: str) -> str:
+    """More than one of a concept, whether or not it is in the data file.
+
+    Examples:
+        >>> plural("mouse"), plural("pair of scissors"), plural("bush")
+        ('mice', 'pairs of scissors', 'bushes')
+    """
+    return _plural(name, _data()["plurals"])
+
+
+def countable(name: str) -> bool:
+    """Whether one drawing of it plainly shows one of it."""
+    return name not in _data()["not_counted"]
+
+
 @cache
 def pool(unseen: bool) -> tuple[Concept, ...]:
     """The concepts that training may show (`unseen=False`), or those that only a test shows."""

@@ -23,13 +23,23 @@ def _by_answer(split: str) -> dict[str, tuple[tuple[int, str], ...]]:
     """Questions of one of our splits as `{answer: ((image, question), ...)}`, of pictures known completely."""
     found: dict[str, list[tuple[int, str]]] = {}
     for image, rows in easyvqa_questions("test" if split == "test" else "train").items():
-        if split != "test" and (image % _VAL_EVERY == 0) != (split == "val"):
+        if split != "test" and in_validation(image) != (split == "val"):
             continue
         if len(rows) < _MIN_QUESTIONS or None in _truth(tuple(rows)):
             continue
         for question, answer in rows:
             found.setdefault(answer, []).append((image, question))
     return {answer: tuple(rows) for answer, rows in found.items()}
+
+
+def in_validation(image: int) -> bool:
+    """Whether an official training picture is kept for validation."""
+    return image % _VAL_EVERY == 0
+
+
+def truth_of(official: str, image: int) -> tuple[str | None, str | None]:
+    """Colour and shape of a picture of the official split, as far as its questions tell."""
+    return _truth(tuple(easyvqa_questions(official)[image]))
 
 
 def _truth(rows: tuple[tuple[str, str], ...]) -> tuple[str | None, str | None]:
@@ -58,7 +68,7 @@ def make(studio: Studio) -> tuple[Scene, Question]:
     answer = studio.deal.pick("easyvqa", _ANSWERS)
     image, question = studio.rng.choice(_by_answer(studio.split)[answer])
     official = "test" if studio.split == "test" else "train"
-    colour, shape = _truth(tuple(easyvqa_questions(official)[image]))
+    colour, shape = truth_of(official, image)
     details = {"easyvqa_split": official, "easyvqa_image": image, "colour": colour, "shape": shape}
     return Scene("easyvqa", studio.image_size, details=details), _question(question, answer)
 

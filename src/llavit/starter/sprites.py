@@ -60,9 +60,18 @@ def paste(
 
 @cache
 def backgrounds_behind(source: str, file: str) -> tuple[str, ...]:
-    """Backgrounds on which an untinted drawing is plainly visible: at least a third of it differs from them."""
-    small = sprite(source, file).resize((24, 24), Image.Resampling.BILINEAR)
-    pixels = np.asarray(small)
+    """Backgrounds on which an untinted drawing is plainly visible."""
+    return plain_backgrounds(sprite(source, file))
+
+
+def plain_backgrounds(drawing: Image.Image) -> tuple[str, ...]:
+    """Backgrounds from which at least a third of an RGBA drawing differs; the best one if there is none.
+
+    Example:
+        >>> plain_backgrounds(Image.new("RGBA", (8, 8), (255, 206, 222, 255)))[:2]
+        ('white', 'light gray')
+    """
+    pixels = np.asarray(drawing.resize((24, 24), Image.Resampling.BILINEAR))
     seen = pixels[pixels[..., 3] > 128][:, :3]
     share = {name: float((distance(seen, ground) >= 15).mean()) for name, ground in BACKGROUNDS.items()}
     plain = tuple(name for name in BACKGROUNDS if share[name] >= 0.35)

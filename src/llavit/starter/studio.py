@@ -108,6 +108,18 @@ class Studio:
         file = concept.icon if source == "icon" else concept.emoji
         assert file is not None
         width, height = fitted(source, file, size * self.scale)
+        box = self.box(width, height, centre, margin)
+        return Thing(
+            concept=concept,
+            source=source,
+            box=box,
+            colour=colour if source == "icon" else None,
+            size=size_word(size),
+            place=self.place_word(box, size),
+        )
+
+    def box(self, width: int, height: int, centre: tuple[float, float] | None, margin: int = GAP) -> Box:
+        """Where something of so many pixels lies: at `centre` in units (anywhere if None), inside the margins."""
         corner = []
         for axis, length in ((0, width), (1, height)):
             low = round(margin * self.scale)
@@ -116,28 +128,35 @@ class Studio:
                 corner.append(self.rng.randint(low, max(low, high)))
             else:
                 corner.append(min(max(low, round(centre[axis] * self.scale - length / 2)), max(low, high)))
-        box: Box = (corner[0], corner[1], corner[0] + width, corner[1] + height)
+        return corner[0], corner[1], corner[0] + width, corner[1] + height
+
+    def place_word(self, box: Box, size: float) -> str | None:
+        """Which ninth of the picture an object lies in; None if it is not plain."""
         middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-        return Thing(
-            concept=concept,
-            source=source,
-            box=box,
-            colour=colour if source == "icon" else None,
-            size="small" if size <= SMALL else "large" if size >= LARGE else None,
-            place=place_of(middle, self.image_size) if size <= 56 else None,
-        )
+        return place_of(middle, self.image_size) if size <= 56 else None
 
     def background(self, things: Sequence[Thing]) -> str:
         """A ground on which every object stands out."""
-        fits: list[tuple[str, ...]] = []
-        for thing in things:
-            tinted = thing.source == "icon"
-            fits.append(
-                backgrounds_for(thing.colour) if tinted else backgrounds_behind(thing.source, thing.file)
-            )
+        fits = [self.grounds(thing) for thing in things]
         votes = {name: sum(name in fit for fit in fits) for name in BACKGROUNDS}
         best = max(votes.values())
         return self.rng.choice([name for name in BACKGROUNDS if votes[name] == best])
+
+    def grounds(self, thing: Thing) -> tuple[str, ...]:
+        """Backgrounds on which one object stands out."""
+        if thing.source == "icon":
+            return backgrounds_for(thing.colour)
+        return backgrounds_behind(thing.source, thing.file)
+
+
+def size_word(size: float) -> str | None:
+    """Small or large, for an object of `size` units; None if it is not plain.
+
+    Examples:
+        >>> size_word(30), size_word(60), size_word(90)
+        ('small', None, 'large')
+    """
+    return "small" if size <= SMALL else "large" if size >= LARGE else None
 
 
 def apart(one: Box, other: Box, gap: float) -> bool:
