@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from llavit.starter.bench.stage import Stage
+from llavit.starter.bench.stage import Stage, Unfit
 from llavit.starter.bench.wording import WORDING
 from llavit.starter.compose import copies, related, scatter
 from llavit.starter.concepts import Concept
@@ -12,10 +12,6 @@ from llavit.starter.kit import Kit, Maker, Sample
 from llavit.starter.scene import Scene, Thing
 
 _TRIES = 30
-
-
-class Unfit(Exception):
-    """These objects make no picture that could be asked about; others will."""
 
 
 def retried(maker: Maker) -> Maker:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from llavit.starter.bench.compositions import Unfit, grounded
-from llavit.starter.bench.stage import Shown, Stage
+from llavit.starter.bench.compositions import grounded
+from llavit.starter.bench.stage import Shown, Stage, Unfit
 from llavit.starter.concepts import Concept
 from llavit.starter.palette import COLOURS
 from llavit.starter.scene import Scene

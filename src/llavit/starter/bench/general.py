@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from llavit.starter.ask import OPPOSITE, SIDE_WORDS, SIDES, pair_topic, refer
 from llavit.starter.bench.compositions import alone, beside, counted, grounded, retried, scattered, wording
-from llavit.starter.bench.stage import Stage, part
+from llavit.starter.bench.stage import Stage, part, topic_of
 from llavit.starter.bench.task import Task
 from llavit.starter.bench.wording import WORDING
 from llavit.starter.captions import NUMBERS
@@ -20,8 +20,8 @@ from llavit.starter.scene import Scene
 MME_KINDS = ("existence", "colour", "count", "position")
 GQA_KINDS = ("colour", "colour there", "what there", "which side")
 POPE_KINDS = ("random", "popular", "adversarial")
-POPULAR = 40
-"""How many concepts are popular: two objects of every scene of mini-pope are among them."""
+POPULAR = 1 / 8
+"""Share of the concepts that are popular: two objects of every scene of mini-pope are among them."""
 
 
 @retried
@@ -161,14 +161,17 @@ def pope(kit: Kit) -> list[Sample]:
     stage.rng.shuffle(present)
     scene = scattered(stage, "exist", present)
     text = kit.phrase(WORDING["exist"], a_thing=article(asked.name))
-    return [stage.sample(scene, Ask(f"{text}\n{YES_NO}", answer, topic=f"exist {asked.name}"))]
+    return [
+        stage.sample(
+            scene, Ask(f"{text}\n{YES_NO}", answer, topic=topic_of("exist", a_thing=article(asked.name)))
+        )
+    ]
 
 
 def _popular(stage: Stage) -> list[Concept]:
     """The popular concepts of a stage, by a hash of their names."""
-    return sorted(stage.concepts, key=lambda c: hashlib.sha256(f"popular {c.name}".encode()).digest())[
-        :POPULAR
-    ]
+    order = sorted(stage.concepts, key=lambda c: hashlib.sha256(f"popular {c.name}".encode()).digest())
+    return order[: max(12, round(POPULAR * len(order)))]
 
 
 GENERAL: tuple[Task, ...] = (

@@ -30,4 +30,8 @@ def chosen(tasks: str | Iterable[str] = "all") -> list[Task]:
         raise ValueError(
             f"unknown tasks {unknown}: choose from all, the families {sorted(families)}, and {list(TASKS)}"
         )
-    return [t for t in TASKS.values() if "all" in names or t.name in names or t.family in names]
+    return [
+        task
+        for task in TASKS.values()
+        if task.name in names or (not task.optional and ("all" in names or task.family in names))
+    ]

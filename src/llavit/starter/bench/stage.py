@@ -35,6 +35,10 @@ _PHOTOS = 120
 T = TypeVar("T")
 
 
+class Unfit(Exception):
+    """These objects make no picture that could be asked about; others will."""
+
+
 @dataclass(frozen=True)
 class Shown(Thing):
     """An object with the drawing that shows it; `turned` if it stands on its head."""
@@ -107,6 +111,16 @@ def part(kit: Kit, kinds: Sequence[T], label: str = "kind") -> tuple[T, Kit]:
     kind = kit.deal.pick(label, kinds)
     deal = Deal(f"{kit.deal.key}/{kinds.index(kind)}", kit.deal.ordinal // len(kinds))
     return kind, replace(kit, deal=deal)
+
+
+def topic_of(key: str, **slots: str) -> str:
+    """Topic of a question that has none of its own: what it asks about.
+
+    Example:
+        >>> topic_of("count", things="dogs")
+        'count things=dogs'
+    """
+    return " ".join([key, *(f"{slot}={value}" for slot, value in sorted(slots.items()))])
 
 
 @dataclass(frozen=True)
@@ -200,7 +214,7 @@ class Stage(Studio):
         """Other concepts of the same category, none of which could be mistaken for another one.
 
         Raises:
-            ValueError: the category has too few; choose concepts out of `rich`.
+            Unfit: the category has too few; choose concepts out of `rich`.
         """
         same = [c for c in self.concepts if c.category == concept.category]
         self.rng.shuffle(same)
@@ -209,7 +223,7 @@ class Stage(Studio):
             if len(found) < number and not confusable(other.name, [concept.name, *(c.name for c in found)]):
                 found.append(other)
         if len(found) < number:
-            raise ValueError(f"{concept.name}: only {len(found)} of its category look different enough")
+            raise Unfit
         return found
 
     @cached_property
@@ -273,7 +287,7 @@ class Stage(Studio):
         """A question of the corpus in words, with its instruction."""
         closed = question.answer in ("yes", "no")
         text = self.kit.phrase(PHRASES[question.key], **question.slots)
-        topic = question.topic or f"{question.key} {sorted(question.slots.items())}"
+        topic = question.topic or topic_of(question.key, **question.slots)
         accepted = self.accepted(question.answer)
         return Ask(f"{text}\n{YES_NO if closed else SHORT}", question.answer, accepted, topic=topic)
 

@@ -35,6 +35,7 @@ class Task:
         max_new_tokens: that an answer may take.
         items: questions of the built task; the rotations of one choice count as one question.
         version: raised by every change that alters items.
+        optional: built and run only where it is named, not with "all" or its family.
 
     Raises:
         ValueError: unknown family, metric or group; a number of items that the group does not divide.
@@ -50,6 +51,7 @@ class Task:
     max_new_tokens: int = 8
     items: int = 300
     version: int = 1
+    optional: bool = False
 
     def __post_init__(self) -> None:
         for value, kind in ((self.family, Family), (self.metric, Metric)):

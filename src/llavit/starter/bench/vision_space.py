@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from llavit.starter.ask import SIDE_WORDS, SIDES, pair_topic
-from llavit.starter.bench.compositions import Unfit, beside, counted, grounded, retried
+from llavit.starter.bench.compositions import beside, counted, grounded, retried
 from llavit.starter.bench.depth import overlapping
-from llavit.starter.bench.stage import Shown, Stage, part
+from llavit.starter.bench.stage import Shown, Stage, Unfit, part, topic_of
 from llavit.starter.bench.vision_mmvp import looks_alike_turned
 from llavit.starter.bench.wording import WORDING
 from llavit.starter.concepts import Concept, article
 from llavit.starter.kit import Ask, Kit, Sample
 from llavit.starter.palette import COLOURS
-from llavit.starter.scene import PLACES, Scene
+from llavit.starter.scene import PLACES, Scene, Thing
 from llavit.starter.studio import UNIT, free_of
 
 REALWORLD_KINDS = ("side", "extreme", "depth")
@@ -106,7 +106,7 @@ def cv2d(kit: Kit) -> list[Sample]:
     scene = counted(stage, [(asked, number), (other, stage.rng.randint(0, min(3, 9 - number)))])
     wrong = stage.rng.sample([str(n) for n in range(1, 7) if n != number], 3)
     question = kit.phrase(WORDING["how many"], things=asked.plural)
-    ask = kit.choice(question, str(number), wrong, f"count [('things', '{asked.plural}')]")
+    ask = kit.choice(question, str(number), wrong, topic_of("count", things=asked.plural))
     return [stage.sample(scene, ask)]
 
 
@@ -124,7 +124,7 @@ def cv3d(kit: Kit) -> list[Sample]:
     return [stage.sample(scene, ask)]
 
 
-def _area(thing: Shown) -> int:
+def _area(thing: Thing) -> int:
     return (thing.box[2] - thing.box[0]) * (thing.box[3] - thing.box[1])
 
 
@@ -170,7 +170,7 @@ def _distance(one: tuple[float, float], other: tuple[float, float]) -> float:
     return ((one[0] - other[0]) ** 2 + (one[1] - other[1]) ** 2) ** 0.5
 
 
-def _gap(one, other) -> float:  # type: ignore[no-untyped-def]
+def _gap(one: Thing, other: Thing) -> float:
     """Distance between the edges of two boxes."""
     dx = max(one.box[0] - other.box[2], other.box[0] - one.box[2], 0)
     dy = max(one.box[1] - other.box[3], other.box[1] - one.box[3], 0)
