@@ -1,0 +1,50 @@
+"""Loading a model to be evaluated: a LLaViT as it was trained, a LLaVA as the LLaVA that it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from llavit.model.modeling import LlavitForConditionalGeneration
+from llavit.model.processor import LlavitProcessor
+from llavit.train.precision import resolve_dtype
+
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+
+
+def load_model(
+    pretrained: str | Path, *, dtype: str = "auto", device: str | None = None, **kwargs: Any
+) -> tuple[Any, LlavitProcessor]:
+    """Load a model and its processor, ready to answer.
+
+    A checkpoint in LLaVA's own format has neither visual QKV nor the visual mask; it is loaded with both switches
+    off unless they are given, so that its score is LLaVA's.
+
+    Args:
+        pretrained: a folder or a hub id; a folder with adapters too.
+        dtype: "auto" takes bfloat16 where the hardware multiplies it fast.
+        device: where it computes; the GPU if there is one.
+        **kwargs: for `from_pretrained`, e.g. `attn_implementation`, `revision`, `visual_qkv`.
+
+    Raises:
+        ValueError: another dtype, or a path of a folder that is not there.
+        OSError: no such model.
+    """
+    import torch
+
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
+    path = Path(pretrained)
+    if not path.is_dir() and (path.is_absolute() or len(path.parts) > 2 or str(pretrained).startswith(".")):
+        raise ValueError(f"pretrained={pretrained}: no such folder, and no id of a model on the hub either")
+    location = {key: kwargs[key] for key in ("revision",) if key in kwargs}
+    stated, _ = PreTrainedConfig.get_config_dict(pretrained, **location)
+    if stated.get("model_type") == "llava":
+        kwargs = {"visual_qkv": False, "bidirectional_visual_attention": False, **kwargs}
+    chosen = resolve_dtype(dtype)[0]
+    model = LlavitForConditionalGeneration.from_pretrained(pretrained, dtype=chosen, **kwargs)
+    processor = LlavitProcessor.from_pretrained(pretrained, **location)
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return model.to(where).eval(), processor
