@@ -45,6 +45,8 @@ class Drawing:
         tintable: one colour only, so that it can be drawn in any.
         photo: a photograph.
         accepted: further right names.
+        whole: a picture with a ground of its own, not a cut-out.
+        text: title or sentence that its makers gave it; "" if there is none but the name.
     """
 
     source: str
@@ -54,6 +56,8 @@ class Drawing:
     tintable: bool = False
     photo: bool = False
     accepted: tuple[str, ...] = ()
+    whole: bool = False
+    text: str = ""
 
 
 class Gallery(Protocol):
@@ -62,7 +66,10 @@ class Gallery(Protocol):
     edition: Edition
 
     def drawings(self, split: Split) -> Sequence[Drawing]:
-        """All that a split may show, in a fixed order."""
+        """All that a split may show as an object of a scene, in a fixed order; each name may be asked for."""
+
+    def pictures(self, split: Split) -> Sequence[Drawing]:
+        """What else a split may show, alone: pictures with a ground of their own, flags, things told by a title."""
 
     def render(self, drawing: Drawing, size: int, tint: Rgb | None = None) -> Image.Image:
         """The drawing as RGBA, cut to its content; the longer side has `size` pixels."""

@@ -22,6 +22,10 @@ class Watched:
         """As the gallery."""
         return self._gallery.drawings(split)
 
+    def pictures(self, split: Split) -> Sequence[Drawing]:
+        """As the gallery."""
+        return self._gallery.pictures(split)
+
     def render(self, drawing: Drawing, size: int, tint: Rgb | None = None) -> Image.Image:
         """As the gallery; the art family has been seen."""
         self.seen.add(drawing.source)

@@ -13,10 +13,12 @@ def open_gallery(edition: Edition = "starter") -> Gallery:
     """The gallery of an edition, opened once per process.
 
     Args:
-        edition: "starter" needs PyPI packages only (the extra `starter`).
+        edition: "starter" needs PyPI packages only (the extra `starter`); "full" npm and Debian packages as well,
+            which `llavit starter build --full` fetches.
 
     Raises:
-        ImportError: a package is missing; the message names the extra.
+        ImportError: a PyPI package is missing; the message names the extra.
+        FileNotFoundError: an npm or Debian package is missing; the message says how to get it.
         ValueError: no such edition.
 
     Examples:
@@ -31,6 +33,10 @@ def open_gallery(edition: Edition = "starter") -> Gallery:
         from llavit.starter.gallery.pypi import StarterGallery
 
         return StarterGallery()
+    if edition == "full":
+        from llavit.starter.gallery.full import FullGallery
+
+        return FullGallery()
     raise ValueError(f"edition={edition!r}: expected one of {list(get_args(Edition))}")
 
 
@@ -45,7 +51,7 @@ def shown_in_training(edition: Edition) -> frozenset[str]:
     """
     gallery = open_gallery(edition)
     return frozenset(
-        {drawing.source for drawing in gallery.drawings("train")}
+        {drawing.source for drawing in (*gallery.drawings("train"), *gallery.pictures("train"))}
         | {family for family, _ in gallery.fonts("train")}
         | set(gallery.tables("train"))
     )

@@ -57,6 +57,10 @@ class StarterGallery:
             for split in every
         }
 
+    def pictures(self, split: Split) -> Sequence[Drawing]:
+        """None in this edition."""
+        return ()
+
     def render(self, drawing: Drawing, size: int, tint: Rgb | None = None) -> Image.Image:
         """The drawing as RGBA, cut to its content; the longer side has `size` pixels."""
         return drawn(self.families[drawing.source], drawing.key, size, tint)
