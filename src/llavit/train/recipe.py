@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
+from llavit.train.compiling import Compile
 from llavit.train.data_spec import DataSpec
 from llavit.train.schema import build, merge, parse_yaml, suggest, to_plain
 
@@ -224,6 +225,8 @@ class Recipe:
             stages, variants and seeds; not given, they are computed in every step.
         attention: the LLM's attention implementation. "auto" is sdpa, but eager for bfloat16 on a CPU, where
             sdpa's backward pass is slow.
+        compile: compile the LLM's layers with torch.compile: "never", "auto" (where there is a compiler) or "always".
+            Faster steps after a slow first one; the same result up to rounding.
         parallel: how several processes share the work (`torchrun`): "ddp" copies the model to each, "fsdp2" cuts
             it up, "zero2" and "zero3" are DeepSpeed's ways.
         peak_tflops: what one device can reach, for MFU in the logs; known GPUs need none.
@@ -238,6 +241,7 @@ class Recipe:
     output: str | None = None
     feature_cache: str | None = None
     attention: Literal["auto", "sdpa", "eager", "flex_attention"] = "auto"
+    compile: Compile = "never"
     parallel: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
     peak_tflops: float | None = None
     wandb: str | None = None

@@ -17,6 +17,7 @@ from llavit.data import Collator, ConversationDataset, SkipLog, Skipped
 from llavit.data.readers import Reader
 from llavit.model.adapters import has_adapters, merge_adapters
 from llavit.progress import quiet_transformers
+from llavit.train.compiling import compile_layers
 from llavit.train.distributed import forget_deepspeed, is_first_process
 from llavit.train.features import prepare_features
 from llavit.train.logs import TensorBoardLog, WandbLog
@@ -144,6 +145,7 @@ def _run_stage(
         enable()
         # transformers then wants gradients for what embeddings give, the frozen tower's too: a backward pass in vain
         model.disable_input_require_grads()
+    compile_layers(model, recipe.compile)
 
     data = ConversationDataset(
         reader,

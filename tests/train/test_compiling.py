@@ -1,0 +1,41 @@
+"""Compiled layers: the same losses, and a plain word where nothing can be compiled."""
+
+import subprocess
+import sys
+
+import pytest
+
+from llavit.train.compiling import why_not
+from llavit.train.progress import read_step_log
+from llavit.train.run import train
+
+WORKS = pytest.mark.skipif(why_not() is not None, reason=f"torch.compile does not work here: {why_not()}")
+
+
+@WORKS
+def test_compiled_layers_give_the_same_losses_for_rows_of_any_length(tiny, tmp_path):
+    losses = []
+    for wanted in ("never", "always"):
+        # Rows of other lengths and numbers of visual tokens in every step, text-only records among them.
+        recipe = tiny.recipe(f"compile={wanted}", "stages.0.batch_size=2", "stages.1.batch_size=2")
+        train(recipe, output=tmp_path / wanted, progress=False)
+        stages = [
+            read_step_log(tmp_path / wanted / name / "train_log.jsonl") for name in ("pretrain", "instruct")
+        ]
+        losses.append([row["loss"] for rows in stages for row in rows])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)  # float32: sums in another order
+    assert len(losses[0]) == 6
+
+
+def test_without_a_compiler_auto_goes_on_and_always_says_what_to_do(tmp_path):
+    script = (
+        "from llavit.train.compiling import compile_layers\n"
+        "assert compile_layers(None, 'auto') is False\n"
+        "try:\n    compile_layers(None, 'always')\n"
+        "except RuntimeError as error:\n    print(error)\n"
+    )
+    environment = {"PATH": "/usr/bin:/bin", "CXX": "absent-compiler", "HOME": str(tmp_path)}
+    environment |= {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "install a C++ compiler" in done.stdout
