@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from PIL import Image
 
-Picture = Literal["own", "blank", "none"]
-"""What a question is asked with: its picture, a grey one of the same size, or none at all."""
+Picture = Literal["own", "blank", "none"] | Path
+"""What a question is asked with: its picture, a grey one of the same size, none at all, or another picture."""
 
 _GREY = (128, 128, 128)
 
@@ -19,28 +19,34 @@ class Item:
 
     Attributes:
         id: unique in its file.
-        image: path of the picture.
+        image: path of the picture; None for a question about no picture.
         question: what is asked, instructions included.
         answer: the right answer.
         task: what kind of question it is; scores are reported by task.
         options: the choices of a multiple-choice question, else None.
         unseen: names of what training never showed ("concept", "style").
+        accepted: further right answers; for a caption, the nouns that it should name (`llavit.evaluate.caption`).
+        group: of a grouped task, the items that count only together.
+        truth: what the picture holds, as plain values.
     """
 
     id: str
-    image: Path
+    image: Path | None
     question: str
     answer: str
     task: str
     options: tuple[str, ...] | None = None
     unseen: frozenset[str] = field(default_factory=frozenset)
+    accepted: tuple[str, ...] = ()
+    group: str | None = None
+    truth: Any = None
 
     def messages(self, picture: Picture = "own") -> list[dict[str, Any]]:
-        """Return the conversation that asks the question."""
+        """Return the conversation that asks the question; a question about no picture is asked without one."""
         text = {"type": "text", "text": self.question}
-        if picture == "none":
+        if picture == "none" or self.image is None:
             return [{"role": "user", "content": [text]}]
-        image: Any = str(self.image)
+        image: Any = str(picture if isinstance(picture, Path) else self.image)
         if picture == "blank":
             with Image.open(self.image) as own:
                 image = Image.new("RGB", own.size, _GREY)

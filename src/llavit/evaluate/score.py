@@ -26,14 +26,14 @@ def normalise(answer: str) -> str:
 
 
 def is_right(answer: str, item: Item) -> bool:
-    """Whether an answer equals the item's, both normalised.
+    """Whether an answer equals the item's, or another that it accepts, both normalised.
 
     Example:
         >>> from pathlib import Path
         >>> is_right("A red one.", Item("1", Path("x.png"), "Which?", "red one", "colour"))
         True
     """
-    return normalise(answer) == normalise(item.answer)
+    return normalise(answer) in {normalise(right) for right in (item.answer, *item.accepted)}
 
 
 def majority_answers(items: Sequence[Item]) -> list[str]:
