@@ -216,7 +216,8 @@ def _report(
     clock: _Clock,
 ) -> dict[str, Any]:
     """Write report.json and report.html."""
-    from llavit.evaluate.report import environment, render_report, score_report
+    from llavit.evaluate.environment import environment
+    from llavit.evaluate.report import render_report, score_report
     from llavit.evaluate.sheet import save_sheet
     from llavit.train.progress import read_step_log
     from llavit.train.run import STEP_LOG

@@ -2,10 +2,7 @@
 
 import base64
 import io
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -53,20 +50,6 @@ def score_report(
     }
 
 
-def environment() -> dict[str, str]:
-    """Return what a result depends on beside the code: versions, git revision, machine."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
-    for package in ("llavit", "torch", "transformers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    here = Path(__file__).parent
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
-    found["git revision"] = git.stdout.strip() if git.returncode == 0 else "not a git checkout"
-    return found
-
-
 def render_report(
     title: str,
     summary: str,
@@ -108,10 +91,10 @@ def render_report(
         "majority": report["majority_accuracy"],
         "grey": report.get("grey_accuracy"),
     }
-    environment = Environment(
+    pages = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["j2"])
     )
-    return environment.get_template("report.html.j2").render(
+    return pages.get_template("report.html.j2").render(
         title=title,
         summary=summary,
         rows=[*rows, total],
@@ -126,8 +109,8 @@ def _cards(
 ) -> list[dict[str, Any]]:
     return [
         {
-            "data": base64.b64encode(items[i].image.read_bytes()).decode(),
-            "kind": "png" if items[i].image.suffix == ".png" else "jpeg",
+            "data": base64.b64encode(_picture(items[i]).read_bytes()).decode(),
+            "kind": "png" if _picture(items[i]).suffix == ".png" else "jpeg",
             "question": items[i].question.split("\n")[0],
             "answer": answers[i],
             "truth": items[i].answer,
@@ -137,6 +120,11 @@ def _cards(
         }
         for i in first_of_each_task(items, per_task)
     ]
+
+
+def _picture(item: Item) -> Path:
+    assert item.image is not None  # the starter's items have one
+    return item.image
 
 
 def _loss_svg(losses: Mapping[str, Sequence[float]]) -> str:

@@ -49,6 +49,7 @@ def save_sheet(
         axis.axis("off")
     for axis, position in zip(axes.flat, chosen, strict=False):
         item, answer = items[position], answers[position]
+        assert item.image is not None  # the starter's items have one
         with Image.open(item.image) as picture:
             axis.imshow(picture.convert("RGB"))
         right = is_right(answer, item)

@@ -1,0 +1,341 @@
+"""Ask a model many questions at once: answers by greedy decoding, and likelihoods of given answers.
+
+What prompts share is computed once. A batch of prompts is cut into up to three stretches, and each stretch runs once for
+all prompts that begin alike:
+
+    all prompts        <system> ...
+    some of them       ... <image> Which is it?          (rotated options, several questions about one picture)
+    each its own       ... A. cat B. dog <assistant>
+    likelihoods only   ... each option, behind the keys and values of its prompt
+
+Stretches are padded on the left and masked, so each row is computed as if it were alone: batching changes speed, not
+answers (to rounding).
+
+Legend: n rows of a batch, l tokens of a stretch, v visual tokens of an image, f width of its features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from llavit.model.compat import cache_argument, output_cache
+
+Progress = Callable[[int], None]
+"""Called with the number of prompts just done."""
+
+
+@dataclass
+class Prompt:
+    """A tokenised question.
+
+    Attributes:
+        ids: token ids, image tokens repeated.
+        features: (v, f) of each image, in order.
+        images: a name for each image, by which equal ones are known.
+        visual: the id of the image token.
+        name: of the question, for the caller's use.
+    """
+
+    ids: list[int]
+    features: list[torch.Tensor] = field(default_factory=list)
+    images: list[Hashable] = field(default_factory=list)
+    visual: int = -1
+    name: str = ""
+
+    def keys(self) -> list[Hashable]:
+        """Return what tells tokens apart: their ids; of visual tokens, image and place as well."""
+        keys: list[Hashable] = list(self.ids)
+        places = [place for place, token in enumerate(self.ids) if token == self.visual]
+        start = 0
+        for image, features in zip(self.images, self.features, strict=True):
+            for place in places[start : start + len(features)]:
+                keys[place] = (self.visual, image, place)
+            start += len(features)
+        return keys
+
+
+@dataclass
+class _Stretch:
+    """Part of a prompt: tokens from `start` to `end`, with the images that lie in it."""
+
+    ids: list[int]
+    features: list[torch.Tensor]
+    parent: int
+
+
+class _State:
+    """Keys and values of n rows, what of them is no padding (n, past), and the last logits (n, vocabulary)."""
+
+    def __init__(self) -> None:
+        self.cache: Any = None
+        self.mask: torch.Tensor | None = None
+        self.logits: torch.Tensor | None = None
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep these rows, in this order; a row may be kept several times."""
+        if self.cache is None or self.mask is None or self.logits is None:
+            return
+        if list(rows) == list(range(len(self.mask))):
+            return
+        index = torch.tensor(list(rows), device=self.mask.device)
+        self.cache.batch_select_indices(index)
+        self.mask, self.logits = self.mask[index], self.logits[index]
+
+
+class Engine:
+    """Runs prompts through a model.
+
+    Args:
+        model: a LLaViT or LLaVA model, in evaluation mode.
+        pad_token_id: what fills stretches up.
+        batch_size: prompts that run together.
+
+    Example:
+        engine = Engine(model, processor.tokenizer.pad_token_id)
+        answers = engine.generate(prompts, max_new_tokens=8, stop=lambda ids: False)
+    """
+
+    def __init__(self, model: Any, pad_token_id: int | None, batch_size: int = 32):
+        self.model, self.pad, self.batch_size = model, pad_token_id or 0, batch_size
+        config = model.generation_config
+        ends = config.eos_token_id if config.eos_token_id is not None else []
+        self.ends = frozenset(ends if isinstance(ends, list | tuple) else [int(ends)])
+        # A sliding window counts the padding between stretches as tokens: such LLMs run each prompt in one stretch.
+        text = model.config.get_text_config()
+        self.shares = not any("sliding" in kind for kind in getattr(text, "layer_types", None) or ())
+        self.suppressed = sorted({model.config.image_token_id, *(config.suppress_tokens or ())})
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int,
+        stop: Callable[[list[int]], bool] = lambda ids: False,
+        progress: Progress | None = None,
+    ) -> list[list[int]]:
+        """Return the greedy continuation of each prompt, without the end-of-turn token.
+
+        Args:
+            prompts: in any order and of any length.
+            max_new_tokens: greatest length of an answer.
+            stop: says of the tokens so far that the answer is complete.
+            progress: see `Progress`.
+        """
+        answers: dict[int, list[int]] = {}
+        for batch, state in self._prefilled(prompts):
+            for index, answer in zip(batch, self._decode(state, max_new_tokens, stop), strict=True):
+                answers[index] = answer
+            if progress:
+                progress(len(batch))
+        return [answers[index] for index in range(len(prompts))]
+
+    @torch.inference_mode()
+    def likelihoods(
+        self,
+        prompts: Sequence[Prompt],
+        options: Sequence[Sequence[list[int]]],
+        *,
+        progress: Progress | None = None,
+    ) -> list[list[float]]:
+        """Return the mean log-probability per token of each option behind its prompt.
+
+        Args:
+            prompts: in any order and of any length.
+            options: of each prompt, the tokens of each option, at least one.
+            progress: see `Progress`.
+        """
+        scores: dict[int, list[float]] = {}
+        for batch, state in self._prefilled(prompts):
+            for index, row in zip(batch, self._score(state, [options[index] for index in batch]), strict=True):
+                scores[index] = row
+            if progress:
+                progress(len(batch))
+        return [scores[index] for index in range(len(prompts))]
+
+    def _prefilled(self, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], _State]]:
+        """Give batches of prompts (their positions) with the state behind their last tokens."""
+        keys = [prompt.keys() for prompt in prompts]
+        # Neighbours share most, and are of like length.
+        order = sorted(range(len(prompts)), key=lambda number: len(prompts[number].ids))
+        order = _families_together(order, keys)
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            state = _State()
+            those, theirs = [prompts[number] for number in batch], [keys[number] for number in batch]
+            for level in _levels(those, theirs) if self.shares else [[_cut(p, 0, len(p.ids), 0) for p in those]]:
+                self._extend(state, level)
+            yield batch, state
+
+    def _extend(self, state: _State, stretches: Sequence[_Stretch]) -> None:
+        """Run one stretch of each row behind the rows that they go on from."""
+        state.select([stretch.parent for stretch in stretches])
+        device = self.model.device
+        longest = max(len(stretch.ids) for stretch in stretches)
+        pads = [longest - len(stretch.ids) for stretch in stretches]
+        ids = torch.tensor(
+            [[self.pad] * pad + stretch.ids for pad, stretch in zip(pads, stretches, strict=True)], device=device
+        )
+        real = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in pads], device=device)
+        features = [feature for stretch in stretches for feature in stretch.features]
+        logits = self._forward(state, ids, real, torch.stack(features) if features else None, keep=1)
+        state.logits = logits[:, -1]
+
+    def _forward(
+        self, state: _State, ids: torch.Tensor, real: torch.Tensor, features: torch.Tensor | None, keep: int
+    ) -> torch.Tensor:
+        """Return logits (n, l or keep, vocabulary) of tokens (n, l) behind the state, which takes them up."""
+        before = real[:, :0] if state.mask is None else state.mask
+        state.mask = torch.cat([before, real], dim=1)
+        positions = (state.mask.cumsum(1) - 1).clamp(min=0)[:, before.shape[1] :]
+        outputs = self.model(
+            input_ids=ids,
+            attention_mask=state.mask,
+            position_ids=positions,
+            image_features=features,
+            use_cache=True,
+            logits_to_keep=keep,
+            **cache_argument(state.cache),
+        )
+        state.cache = output_cache(outputs)
+        return outputs.logits
+
+    def _decode(
+        self, state: _State, max_new_tokens: int, stop: Callable[[list[int]], bool]
+    ) -> list[list[int]]:
+        assert state.logits is not None
+        answers: list[list[int]] = [[] for _ in range(len(state.logits))]
+        active = list(range(len(answers)))
+        for step in range(max_new_tokens):
+            logits = state.logits
+            logits[:, self.suppressed] = float("-inf")
+            chosen = logits.argmax(-1).tolist()
+            going = []
+            for row, (index, token) in enumerate(zip(active, chosen, strict=True)):
+                if token in self.ends:
+                    continue
+                answers[index].append(token)
+                if not stop(answers[index]):
+                    going.append(row)
+            if not going or step == max_new_tokens - 1:
+                break
+            state.select(going)
+            active = [active[row] for row in going]
+            ids = torch.tensor([[chosen[row]] for row in going], device=logits.device)
+            state.logits = self._forward(state, ids, torch.ones_like(ids), None, keep=1)[:, -1]
+        return answers
+
+    def _score(self, state: _State, options: Sequence[Sequence[list[int]]]) -> list[list[float]]:
+        assert state.logits is not None
+        first = state.logits.float().log_softmax(-1)
+        sums = [
+            [float(first[row, option[0]]) for option in of_row] for row, of_row in enumerate(options)
+        ]
+        # Options of several tokens: all but the last run behind the prompt, all but the first are foreseen there.
+        longer = [(row, k) for row, of_row in enumerate(options) for k, option in enumerate(of_row) if len(option) > 1]
+        for start in range(0, len(longer), self.batch_size):
+            part = longer[start : start + self.batch_size]
+            branch = _State()
+            branch.cache, branch.mask, branch.logits = _copy(state.cache), state.mask, state.logits
+            branch.select([row for row, _ in part])
+            tokens = [options[row][k] for row, k in part]
+            longest = max(len(option) for option in tokens) - 1
+            ids = torch.tensor([[*option[:-1], *[self.pad] * (longest + 1 - len(option))] for option in tokens])
+            real = torch.tensor([[1] * (len(o) - 1) + [0] * (longest + 1 - len(o)) for o in tokens])
+            device = first.device
+            foreseen = self._forward(branch, ids.to(device), real.to(device), None, keep=0).float().log_softmax(-1)
+            for place, ((row, k), option) in enumerate(zip(part, tokens, strict=True)):
+                sums[row][k] += sum(float(foreseen[place, at, token]) for at, token in enumerate(option[1:]))
+        return [
+            [total / len(option) for total, option in zip(of_row, choices, strict=True)]
+            for of_row, choices in zip(sums, options, strict=True)
+        ]
+
+
+def _copy(cache: Any) -> Any:
+    """A cache that can be cut and grown while the first stays as it is; the tensors are shared."""
+    import copy
+
+    twin = copy.copy(cache)
+    twin.layers = [copy.copy(layer) for layer in cache.layers]
+    return twin
+
+
+def _families_together(order: Sequence[int], keys: Sequence[Sequence[Hashable]]) -> list[int]:
+    """Bring prompts with the same first image next to each other, at the place of the first of them."""
+    families: dict[Hashable, list[int]] = {}
+    for number in order:
+        image = next((key[1] for key in keys[number] if isinstance(key, tuple)), None)
+        family: Hashable = ("alone", number) if image is None else ("image", image)
+        families.setdefault(family, []).append(number)
+    return [number for family in families.values() for number in family]
+
+
+def _levels(prompts: Sequence[Prompt], keys: Sequence[Sequence[Hashable]]) -> list[list[_Stretch]]:
+    """Cut a batch of prompts into stretches, see the head of the module; empty levels are left out."""
+    everyone = _shared([list(of_one) for of_one in keys])
+    groups: list[list[int]] = []
+    for number in range(len(prompts)):
+        if groups and _common(keys[groups[-1][-1]], keys[number]) > everyone and _same_image(keys, groups[-1][-1], number):
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    ends = [_shared([list(keys[number]) for number in group]) for group in groups]
+    levels = []
+    if everyone:
+        levels.append([_cut(prompts[0], 0, everyone, 0)])
+    if any(len(group) > 1 for group in groups):
+        levels.append([_cut(prompts[g[0]], everyone, end, 0) for g, end in zip(groups, ends, strict=True)])
+        starts = [end for group, end in zip(groups, ends, strict=True) for _ in group]
+        parents = [number for number, group in enumerate(groups) for _ in group]
+    else:
+        starts, parents = [everyone] * len(prompts), [0] * len(prompts)
+    if not levels:
+        parents = list(range(len(prompts)))
+    levels.append(
+        [_cut(p, start, len(p.ids), parent) for p, start, parent in zip(prompts, starts, parents, strict=True)]
+    )
+    return levels
+
+
+def _same_image(keys: Sequence[Sequence[Hashable]], one: int, other: int) -> bool:
+    """Whether two prompts begin alike up to and with an image: less is not worth a stretch of its own."""
+    shared = _common(keys[one], keys[other])
+    return any(isinstance(key, tuple) for key in keys[one][:shared])
+
+
+def _shared(keys: Sequence[Sequence[Hashable]]) -> int:
+    """How many tokens all prompts share at their beginning; each keeps one of its own, and no image is cut."""
+    end = min(min(_common(keys[0], other) for other in keys), min(len(of_one) for of_one in keys) - 1)
+    while end and _cuts_image(keys[0], end):
+        end -= 1
+    return end
+
+
+def _cuts_image(keys: Sequence[Hashable], end: int) -> bool:
+    left, right = keys[end - 1], keys[end] if end < len(keys) else None
+    return isinstance(left, tuple) and isinstance(right, tuple) and left[1] == right[1]
+
+
+def _common(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:
+    for place, (left, right) in enumerate(zip(one, other, strict=False)):
+        if left != right:
+            return place
+    return min(len(one), len(other))
+
+
+def _cut(prompt: Prompt, start: int, end: int, parent: int) -> _Stretch:
+    def images_before(place: int) -> int:
+        tokens = sum(token == prompt.visual for token in prompt.ids[:place])
+        count = 0
+        while tokens:
+            tokens -= len(prompt.features[count])
+            count += 1
+        return count
+
+    features = prompt.features[images_before(start) : images_before(end)]
+    return _Stretch(prompt.ids[start:end], features, parent)

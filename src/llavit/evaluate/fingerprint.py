@@ -1,0 +1,44 @@
+"""What a model is, as one number: a hash of weights, configuration and processor."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+
+# Where a model was loaded from, by which version and how it computes: not what it is.
+_PASSING = ("_name_or_path", "transformers_version", "_attn_implementation", "attn_implementation")
+
+
+def model_fingerprint(model: Any, processor: Any) -> str:
+    """Return the sha256 of a model's weights, its configuration, its chat template and its preprocessing.
+
+    Weights count as they are loaded: in another dtype they are other numbers.
+
+    Args:
+        model: with `state_dict` and `config`.
+        processor: its processor.
+
+    Example:
+        fingerprint = model_fingerprint(model, processor)
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    about = {
+        "config": _lasting(model.config.to_dict()),
+        "chat_template": processor.chat_template,
+        "preprocessing": _lasting(json.loads(processor.image_processor.to_json_string())),
+        "tokens": len(processor.tokenizer),
+    }
+    digest.update(json.dumps(about, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def _lasting(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lasting(inner) for key, inner in value.items() if key not in _PASSING}
+    return value

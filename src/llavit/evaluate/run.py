@@ -1,0 +1,221 @@
+"""Run a benchmark: every task through the model and its baselines, into one result that can be gone on with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from llavit.evaluate.asking import Answer, Asker
+from llavit.evaluate.baselines import BASELINES, majority_texts, shuffled_pictures
+from llavit.evaluate.bench import BenchTask
+from llavit.evaluate.environment import environment
+from llavit.evaluate.fingerprint import model_fingerprint
+from llavit.evaluate.items import Picture
+from llavit.evaluate.judge import require
+from llavit.evaluate.reading import LETTERS
+from llavit.evaluate.result import FORMAT, read_result, require_same, task_result, totals, write_result
+
+Mode = Literal["generate", "likelihood"]
+
+CLOSED = 20
+"""A task of metric "exact" with at most so many different answers is a closed one: likelihoods choose among them."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being asked, questions done, questions in all)."""
+
+
+def evaluate(
+    model: Any,
+    processor: Any,
+    tasks: Sequence[BenchTask],
+    *,
+    mode: Mode = "generate",
+    baselines: Sequence[str] = BASELINES,
+    limit: int | None = None,
+    batch_size: int = 32,
+    output: str | Path | None = None,
+    name: str | None = None,
+    progress: Progress | None = None,
+    finished: Callable[[str, dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Run tasks and return the result; with `output`, write it after each task, and go on with what lies there.
+
+    Args:
+        model: a LLaViT or LLaVA model.
+        processor: its processor.
+        tasks: of `load_bench`.
+        mode: "generate" reads answers out of greedily decoded text; "likelihood" takes the likeliest of a task's
+            possible answers (letters of a choice, yes and no, the answers of a closed task), by mean log-probability
+            per token. Tasks without such answers are generated in either mode, and their results say so.
+        baselines: out of `BASELINES`.
+        limit: only so many items of each task, from the first (a group is not cut).
+        batch_size: questions that run together; changes speed and memory.
+        output: the result file. Its finished tasks are not run again; the mean is over all tasks in the file.
+        name: of the model in tables; its folder's name if None.
+        progress: see `Progress`.
+        finished: called with the id and the result of each task just done.
+
+    Returns:
+        the result, as in the file; README.md in this room describes it.
+
+    Raises:
+        ValueError: unknown mode or baseline; two tasks of one id; `output` holds a run of another model or of other
+            settings, or of other items; a task of which every item failed.
+        ImportError: a package that a metric needs is missing.
+
+    Example:
+        result = evaluate(model, processor, load_bench("runs/bench", "mini-pope"), output="run.json")
+        print(result["tasks"]["mini-pope@starter-1"]["score"])
+    """
+    _check(tasks, mode, baselines)
+    require([task.metric for task in tasks])
+    chosen = [task if limit is None else task.first(limit) for task in tasks]
+    was_training = model.training
+    model.eval()
+    source = getattr(model.config, "_name_or_path", "") or ""
+    settings = {
+        "model": model_fingerprint(model, processor),
+        "mode": mode,
+        "baselines": list(baselines),
+        "limit": limit,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "decoding": {"strategy": "greedy", "ends with": ["the end-of-turn token", "a line break behind text"]},
+    }
+    result = _begun(output, settings, chosen) or {
+        "format": FORMAT,
+        "name": name or Path(source).name or "model",
+        "complete": False,
+        "settings": settings,
+        "model": _about_model(model, source),
+        "environment": environment(),
+        "seconds": 0.0,
+        "tasks": {},
+    }
+    asker = Asker(model, processor, batch_size)
+    passes = 1 + sum(baseline != "majority" for baseline in baselines)
+    waiting = [task for task in chosen if task.id not in result["tasks"]]
+    total, done = passes * sum(len(task.items) for task in chosen), 0
+    done = total - passes * sum(len(task.items) for task in waiting)
+    try:
+        for task in waiting:
+
+            def count(more: int, what: str = task.name) -> None:
+                nonlocal done
+                done += more
+                if progress:
+                    progress(what, done, total)
+
+            count(0)
+            start = time.monotonic()
+            asked, pass_seconds = _ask(asker, task, mode, baselines, count)
+            asker.forget_pictures()
+            seconds = time.monotonic() - start
+            result["tasks"][task.id] = task_result(
+                task,
+                asked,
+                mode=mode if mode == "generate" or _options(task) else "generate (no closed set of answers)",
+                max_new_tokens=task.max_new_tokens,
+                prompt=asker.rendered(task.items[0]),
+                seconds=round(seconds, 2),
+                pass_seconds={key: round(value, 2) for key, value in pass_seconds.items()},
+                items_per_second=round(passes * len(task.items) / seconds, 2),
+            )
+            result["seconds"] = round(result["seconds"] + seconds, 2)
+            _update(result, complete=task is waiting[-1])
+            if output is not None:
+                write_result(result, output)
+            if finished:
+                finished(task.id, result["tasks"][task.id])
+    finally:
+        model.train(was_training)
+    _update(result, complete=True)
+    if output is not None and not waiting:
+        write_result(result, output)
+    return result
+
+
+def _ask(
+    asker: Asker, task: BenchTask, mode: Mode, baselines: Sequence[str], count: Callable[[int], None]
+) -> tuple[dict[str, Sequence[Answer]], dict[str, float]]:
+    """Ask a task's questions with its own pictures, and as the baselines want them."""
+    shown: dict[str, list[Picture]] = {"model": ["own"] * len(task.items)}
+    if "blind" in baselines:
+        shown["blind"] = ["none"] * len(task.items)
+    if "shuffled" in baselines:
+        shown["shuffled"] = shuffled_pictures(task)
+    options = _options(task) if mode == "likelihood" else None
+    asked: dict[str, Sequence[Answer]] = {}
+    seconds: dict[str, float] = {}
+    for who, pictures in shown.items():
+        start = time.monotonic()
+        if options:
+            asked[who] = asker.choose(task.items, pictures, options, count)
+        else:
+            asked[who] = asker.generate(task.items, pictures, task.max_new_tokens, count)
+        seconds[who] = time.monotonic() - start
+    if "majority" in baselines:
+        asked["majority"] = [Answer(text) for text in majority_texts(task)]
+    return asked, seconds
+
+
+def _options(task: BenchTask) -> list[tuple[str, ...]] | None:
+    """The possible answers of each item, or None where they are no closed set."""
+    if task.metric == "choice":
+        return [tuple(LETTERS[: len(item.options or ())]) for item in task.items]
+    if task.metric == "yes_no":
+        return [("yes", "no")] * len(task.items)
+    answers = tuple(sorted({item.answer for item in task.items}))
+    if task.metric == "exact" and len(answers) <= CLOSED:
+        return [answers] * len(task.items)
+    return None
+
+
+def _check(tasks: Sequence[BenchTask], mode: str, baselines: Sequence[str]) -> None:
+    if mode not in get_args(Mode):
+        raise ValueError(f"expected a mode out of {list(get_args(Mode))}, got {mode!r}")
+    unknown = sorted(set(baselines) - set(BASELINES))
+    if unknown:
+        raise ValueError(f"unknown baselines {unknown}: expected some of {list(BASELINES)}")
+    ids = [task.id for task in tasks]
+    if not ids or len(set(ids)) != len(ids):
+        raise ValueError(f"expected tasks of different ids, got {ids}")
+
+
+def _begun(
+    output: str | Path | None, settings: dict[str, Any], tasks: Sequence[BenchTask]
+) -> dict[str, Any] | None:
+    """What lies at `output`, if it is the beginning of this very run."""
+    if output is None or not Path(output).exists():
+        return None
+    found = read_result(output)
+    require_same(found["settings"], settings, Path(output))
+    there = {key: task["fingerprint"] for key, task in found["tasks"].items()}
+    require_same(
+        {f"items of {task.id}": there[task.id] for task in tasks if task.id in there},
+        {f"items of {task.id}": task.fingerprint for task in tasks if task.id in there},
+        Path(output),
+    )
+    return found
+
+
+def _update(result: dict[str, Any], complete: bool) -> None:
+    """Set what is computed over all tasks, and keep the tasks last: they are long."""
+    tasks = result.pop("tasks")
+    result.update({"complete": complete, **totals(tasks)})
+    result["tasks"] = tasks
+
+
+def _about_model(model: Any, source: str) -> dict[str, Any]:
+    config = model.config
+    layers = config.vision_feature_layer
+    return {
+        "source": Path(source).name,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "llm": type(model.model.language_model).__name__,
+        "vision_feature_layer": layers if isinstance(layers, int) else list(layers),
+        "visual_qkv": getattr(config, "visual_qkv", False),
+        "bidirectional_visual_attention": getattr(config, "bidirectional_visual_attention", False),
+        "visual_tokens": config.image_seq_length,
+    }
