@@ -17,6 +17,7 @@ from llavit.cli_bench import bench_app
 from llavit.cli_data import data_app
 from llavit.cli_errors import reports_errors as _reports_errors
 from llavit.cli_errors import show_traceback
+from llavit.cli_eval import eval_, table
 
 app = typer.Typer(
     help="Train and ask LLaViT models: LLaVA in which the LLM is a vision transformer as well.",
@@ -28,6 +29,8 @@ starter_app = typer.Typer(help="The starter: data and weights out of Python pack
 app.add_typer(starter_app, name="starter")
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.command("eval")(eval_)
+app.command()(table)
 
 
 @app.callback()

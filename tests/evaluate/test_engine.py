@@ -24,9 +24,13 @@ def asked(tiny, tmp_path_factory):
         for turn in range(4):  # a circular group: one picture, options turned
             turned = options[turn:] + options[:turn]
             lines = "\n".join(f"{letter}. {option}" for letter, option in zip("ABCD", turned, strict=True))
-            items.append(Item(f"c{number}-{turn}", path, f"What is it?\n{lines}", "A", "circular", tuple(turned)))
+            items.append(
+                Item(f"c{number}-{turn}", path, f"What is it?\n{lines}", "A", "circular", tuple(turned))
+            )
         items.append(Item(f"s{number}", path, "Why" + " so" * number + "?", "x", "short"))
-        items.append(Item(f"t{number}", None, f"Is fire {colour}, or is it rather something else?", "yes", "text"))
+        items.append(
+            Item(f"t{number}", None, f"Is fire {colour}, or is it rather something else?", "yes", "text")
+        )
     return model.eval(), processor, items
 
 
@@ -121,6 +125,8 @@ def test_what_fails_in_the_model_is_found_and_the_rest_is_answered(asked):
 
     asker.engine.generate = failing
     answers = asker.generate(items, ["own"] * len(items), 3, progress=counted.append)
-    assert [item.id for item, answer in zip(items, answers, strict=True) if answer.text is None] == [items[4].id]
+    assert [item.id for item, answer in zip(items, answers, strict=True) if answer.text is None] == [
+        items[4].id
+    ]
     assert answers[4].error == "RuntimeError: out of memory"
     assert sum(counted) == len(items)

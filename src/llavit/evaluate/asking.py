@@ -233,7 +233,9 @@ class Asker:
             while ids and ids[-1] in self.engine.ends:
                 ids.pop()
             whole[text] = ids
-            shared = next((n for n, (a, b) in enumerate(zip(prompt, ids, strict=False)) if a != b), len(prompt))
+            shared = next(
+                (n for n, (a, b) in enumerate(zip(prompt, ids, strict=False)) if a != b), len(prompt)
+            )
             common = min(common, shared, len(ids) - 1)
         return {text: ids[common:] for text, ids in whole.items()}, len(prompt) - common
 

@@ -1,8 +1,8 @@
 """A built benchmark on disk: what evaluation reads, whoever wrote it.
 
-    BENCH/TASK/task.json     what the task is: family, metric, chance, fingerprint, ...
-    BENCH/TASK/items.jsonl   one question a line
-    BENCH/TASK/images/       its pictures
+BENCH/TASK/task.json     what the task is: family, metric, chance, fingerprint, ...
+BENCH/TASK/items.jsonl   one question a line
+BENCH/TASK/images/       its pictures
 """
 
 from __future__ import annotations
@@ -133,7 +133,9 @@ def load_task(folder: str | Path, *, check: bool = True) -> BenchTask:
     )
 
 
-def load_bench(folder: str | Path, tasks: str | Iterable[str] = "all", *, check: bool = True) -> list[BenchTask]:
+def load_bench(
+    folder: str | Path, tasks: str | Iterable[str] = "all", *, check: bool = True
+) -> list[BenchTask]:
     """Read tasks of a benchmark, family by family.
 
     Args:
@@ -173,7 +175,9 @@ def bench_fingerprint(folder: Path, items: bytes) -> str:
         try:
             digest.update(hashlib.sha256((folder / image).read_bytes()).digest())
         except FileNotFoundError:
-            raise FileNotFoundError(f"{folder / 'items.jsonl'} names a picture that is not there: {image}") from None
+            raise FileNotFoundError(
+                f"{folder / 'items.jsonl'} names a picture that is not there: {image}"
+            ) from None
     return digest.hexdigest()
 
 
@@ -181,7 +185,9 @@ def _items(text: bytes, folder: Path, task: str) -> Iterable[Item]:
     for number, line in enumerate(text.decode().splitlines()):
         row = json.loads(line)
         if missing := _ROW - row.keys():
-            raise ValueError(f"{folder / 'items.jsonl'}: line {number + 1}: the fields {sorted(missing)} are missing")
+            raise ValueError(
+                f"{folder / 'items.jsonl'}: line {number + 1}: the fields {sorted(missing)} are missing"
+            )
         yield Item(
             id=row["id"],
             image=folder / row["image"] if row["image"] else None,

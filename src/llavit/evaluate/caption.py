@@ -108,7 +108,9 @@ class _Weights:
             rarity = self.pictures - math.log(max(1, self.seen[ngram]))
             vector[len(ngram) - 1][ngram] = count * rarity
         norms = [math.sqrt(sum(weight**2 for weight in part.values())) for part in vector]
-        length = sum(count for ngram, count in counts.items() if len(ngram) == 2)  # as COCO's code measures it
+        length = sum(
+            count for ngram, count in counts.items() if len(ngram) == 2
+        )  # as COCO's code measures it
         return vector, norms, length
 
 
@@ -118,6 +120,8 @@ def _similarity(own: tuple[_Vector, list[float], int], reference: tuple[_Vector,
     total = 0.0
     for mine, theirs, norm, other in zip(own[0], reference[0], own[1], reference[1], strict=True):
         if norm and other:
-            both = sum(min(weight, theirs.get(ngram, 0.0)) * theirs.get(ngram, 0.0) for ngram, weight in mine.items())
+            both = sum(
+                min(weight, theirs.get(ngram, 0.0)) * theirs.get(ngram, 0.0) for ngram, weight in mine.items()
+            )
             total += both / (norm * other)
     return penalty * total / _LONGEST

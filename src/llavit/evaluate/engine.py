@@ -1,7 +1,7 @@
 """Ask a model many questions at once: answers by greedy decoding, and likelihoods of given answers.
 
-What prompts share is computed once. A batch of prompts is cut into up to three stretches, and each stretch runs once for
-all prompts that begin alike:
+What prompts share is computed once. A batch of prompts is cut into up to three stretches, and each stretch runs once
+for all prompts that begin alike:
 
     all prompts        <system> ...
     some of them       ... <image> Which is it?          (rotated options, several questions about one picture)
@@ -151,7 +151,9 @@ class Engine:
         """
         scores: dict[int, list[float]] = {}
         for batch, state in self._prefilled(prompts):
-            for index, row in zip(batch, self._score(state, [options[index] for index in batch]), strict=True):
+            for index, row in zip(
+                batch, self._score(state, [options[index] for index in batch]), strict=True
+            ):
                 scores[index] = row
             if progress:
                 progress(len(batch))
@@ -167,7 +169,9 @@ class Engine:
             batch = order[start : start + self.batch_size]
             state = _State()
             those, theirs = [prompts[number] for number in batch], [keys[number] for number in batch]
-            for level in _levels(those, theirs) if self.shares else [[_cut(p, 0, len(p.ids), 0) for p in those]]:
+            for level in (
+                _levels(those, theirs) if self.shares else [[_cut(p, 0, len(p.ids), 0) for p in those]]
+            ):
                 self._extend(state, level)
             yield batch, state
 
@@ -178,7 +182,8 @@ class Engine:
         longest = max(len(stretch.ids) for stretch in stretches)
         pads = [longest - len(stretch.ids) for stretch in stretches]
         ids = torch.tensor(
-            [[self.pad] * pad + stretch.ids for pad, stretch in zip(pads, stretches, strict=True)], device=device
+            [[self.pad] * pad + stretch.ids for pad, stretch in zip(pads, stretches, strict=True)],
+            device=device,
         )
         real = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in pads], device=device)
         features = [feature for stretch in stretches for feature in stretch.features]
@@ -232,11 +237,14 @@ class Engine:
     def _score(self, state: _State, options: Sequence[Sequence[list[int]]]) -> list[list[float]]:
         assert state.logits is not None
         first = state.logits.float().log_softmax(-1)
-        sums = [
-            [float(first[row, option[0]]) for option in of_row] for row, of_row in enumerate(options)
-        ]
+        sums = [[float(first[row, option[0]]) for option in of_row] for row, of_row in enumerate(options)]
         # Options of several tokens: all but the last run behind the prompt, all but the first are foreseen there.
-        longer = [(row, k) for row, of_row in enumerate(options) for k, option in enumerate(of_row) if len(option) > 1]
+        longer = [
+            (row, k)
+            for row, of_row in enumerate(options)
+            for k, option in enumerate(of_row)
+            if len(option) > 1
+        ]
         for start in range(0, len(longer), self.batch_size):
             part = longer[start : start + self.batch_size]
             branch = _State()
@@ -244,10 +252,14 @@ class Engine:
             branch.select([row for row, _ in part])
             tokens = [options[row][k] for row, k in part]
             longest = max(len(option) for option in tokens) - 1
-            ids = torch.tensor([[*option[:-1], *[self.pad] * (longest + 1 - len(option))] for option in tokens])
+            ids = torch.tensor(
+                [[*option[:-1], *[self.pad] * (longest + 1 - len(option))] for option in tokens]
+            )
             real = torch.tensor([[1] * (len(o) - 1) + [0] * (longest + 1 - len(o)) for o in tokens])
             device = first.device
-            foreseen = self._forward(branch, ids.to(device), real.to(device), None, keep=0).float().log_softmax(-1)
+            foreseen = (
+                self._forward(branch, ids.to(device), real.to(device), None, keep=0).float().log_softmax(-1)
+            )
             for place, ((row, k), option) in enumerate(zip(part, tokens, strict=True)):
                 sums[row][k] += sum(float(foreseen[place, at, token]) for at, token in enumerate(option[1:]))
         return [
@@ -280,7 +292,11 @@ def _levels(prompts: Sequence[Prompt], keys: Sequence[Sequence[Hashable]]) -> li
     everyone = _shared([list(of_one) for of_one in keys])
     groups: list[list[int]] = []
     for number in range(len(prompts)):
-        if groups and _common(keys[groups[-1][-1]], keys[number]) > everyone and _same_image(keys, groups[-1][-1], number):
+        if (
+            groups
+            and _common(keys[groups[-1][-1]], keys[number]) > everyone
+            and _same_image(keys, groups[-1][-1], number)
+        ):
             groups[-1].append(number)
         else:
             groups.append([number])
@@ -297,7 +313,10 @@ def _levels(prompts: Sequence[Prompt], keys: Sequence[Sequence[Hashable]]) -> li
     if not levels:
         parents = list(range(len(prompts)))
     levels.append(
-        [_cut(p, start, len(p.ids), parent) for p, start, parent in zip(prompts, starts, parents, strict=True)]
+        [
+            _cut(p, start, len(p.ids), parent)
+            for p, start, parent in zip(prompts, starts, parents, strict=True)
+        ]
     )
     return levels
 

@@ -65,7 +65,9 @@ def estimate(values: Sequence[float], name: str) -> Estimate:
     return mean_estimate({name: values})
 
 
-def mean_estimate(by_task: Mapping[str, Sequence[float]], weights: Mapping[str, float] | None = None) -> Estimate:
+def mean_estimate(
+    by_task: Mapping[str, Sequence[float]], weights: Mapping[str, float] | None = None
+) -> Estimate:
     """Return the mean of the means of several tasks, with its interval.
 
     Args:

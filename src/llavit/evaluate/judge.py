@@ -1,4 +1,4 @@
-"""Judge answers by a task's metric: a mark for each item, points for each unit (an item, or a group that counts as one).
+"""Judge answers by a task's metric: a mark for each item, points for each unit (item, or group that counts as one).
 
     metric     an answer is right if                                            unparsed if
     choice     the letter read out of it is the item's                          no one letter can be read
@@ -66,7 +66,9 @@ def judge(task: BenchTask, texts: Sequence[str | None]) -> list[Mark]:
         [(1.0, 'answered'), (0.0, 'unparsed')]
     """
     if len(texts) != len(task.items):
-        raise ValueError(f"task {task.id}: expected a text to each of {len(task.items)} items, got {len(texts)}")
+        raise ValueError(
+            f"task {task.id}: expected a text to each of {len(task.items)} items, got {len(texts)}"
+        )
     if task.metric == "caption":
         return _captions(task.items, texts)
     mark = _MARKS[task.metric]

@@ -11,7 +11,8 @@ LETTERS = "ABCDEFGHIJ"
 
 _DECORATION = " \t\n\r*_`\"'.,:;!()[]{}<>"
 _STATED = re.compile(
-    r"\b(?:answer|option|choice|letter)\b(?:\s+(?:is|would be|should be))?\s*[:=]?\s*[*_`\"'(\[]*([a-jA-J])(?![\w'])", re.I
+    r"\b(?:answer|option|choice|letter)\b(?:\s+(?:is|would be|should be))?\s*[:=]?\s*[*_`\"'(\[]*([a-jA-J])(?![\w'])",
+    re.I,
 )
 _HEAD = re.compile(r"^[\s*_`\"'(\[]*([A-Ja-j])\s*[*_`\"']*[).:\]]")
 _ALONE = re.compile(r"(?<![\w'])([A-J])(?![\w'])")
@@ -61,7 +62,9 @@ def read_letter(text: str, options: Sequence[str]) -> str | None:
         others = {found.upper() for found in re.findall(r"(?<![\w'])([A-J])\s*[).:\]]", text)}
         return _only({head[1].upper()} | others, named, letters)
     equal = {
-        letter for letter, option in zip(letters, options, strict=False) if normalise(text) == normalise(option)
+        letter
+        for letter, option in zip(letters, options, strict=False)
+        if normalise(text) == normalise(option)
     }
     if normalise(text) and equal:
         return equal.pop() if len(equal) == 1 else None
@@ -113,7 +116,9 @@ def _named(text: str, options: Sequence[str]) -> set[str]:
     """Letters of the options whose texts occur in an answer as whole words; texts within longer ones do not count."""
     left = f" {normalise(text)} "
     found = set()
-    for letter, option in sorted(zip(LETTERS, options, strict=False), key=lambda pair: -len(normalise(pair[1]))):
+    for letter, option in sorted(
+        zip(LETTERS, options, strict=False), key=lambda pair: -len(normalise(pair[1]))
+    ):
         words = normalise(option)
         # One-letter texts would be found in every answer that names a letter.
         if len(words) > 1 and f" {words} " in left:

@@ -91,9 +91,7 @@ def render_report(
         "majority": report["majority_accuracy"],
         "grey": report.get("grey_accuracy"),
     }
-    pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["j2"])
-    )
+    pages = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["j2"]))
     return pages.get_template("report.html.j2").render(
         title=title,
         summary=summary,

@@ -36,7 +36,9 @@ def task_result(task: BenchTask, asked: Asked, **facts: Any) -> dict[str, Any]:
     """
     answers = asked["model"]
     if all(answer.text is None for answer in answers):
-        raise ValueError(f"task {task.id}: all {len(answers)} items failed, the first with {answers[0].error}")
+        raise ValueError(
+            f"task {task.id}: all {len(answers)} items failed, the first with {answers[0].error}"
+        )
     marks = {name: judge(task, [answer.text for answer in given]) for name, given in asked.items()}
     units = {name: points(task, of_one) for name, of_one in marks.items()}
     return {
@@ -79,7 +81,8 @@ def totals(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     inside = {name: task for name, task in tasks.items() if task["family"] in FAMILIES}
     present = [family for family in FAMILIES if any(task["family"] == family for task in inside.values())]
     by_family = {
-        family: {name: task for name, task in inside.items() if task["family"] == family} for family in present
+        family: {name: task for name, task in inside.items() if task["family"] == family}
+        for family in present
     }
     families = {
         family: {"tasks": sorted(members), **_mean(members, dict.fromkeys(members, 1.0))}

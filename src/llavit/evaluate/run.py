@@ -81,7 +81,10 @@ def evaluate(
         "baselines": list(baselines),
         "limit": limit,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "decoding": {"strategy": "greedy", "ends with": ["the end-of-turn token", "a line break behind text"]},
+        "decoding": {
+            "strategy": "greedy",
+            "ends with": ["the end-of-turn token", "a line break behind text"],
+        },
     }
     result = _begun(output, settings, chosen) or {
         "format": FORMAT,

@@ -1,0 +1,174 @@
+"""`llavit eval` and `llavit table`: run the benchmark, and look at what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llavit.cli_errors import reports_errors
+
+
+class ModeName(StrEnum):
+    """How answers come about; the modes of `llavit.evaluate.evaluate`."""
+
+    generate = "generate"
+    likelihood = "likelihood"
+
+
+class DtypeName(StrEnum):
+    """What the model computes in."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class EditionName(StrEnum):
+    """What the benchmark's pictures are made of."""
+
+    starter = "starter"
+    full = "full"
+
+
+@reports_errors
+def eval_(
+    model: Annotated[str, typer.Argument(help="A model's folder, or its id on the hub.")],
+    tasks: Annotated[str, typer.Option(help="all, or names and families separated by commas.")] = "all",
+    bench: Annotated[
+        Path, typer.Option(help="Folder of the benchmark; what is asked for and not there is built.")
+    ] = Path("runs/bench"),
+    mode: Annotated[
+        ModeName, typer.Option(help="Read answers out of text, or take the likeliest of the possible ones.")
+    ] = ModeName.generate,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many items of each task.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The result file; MODEL/eval.json if not given.")
+    ] = None,
+    baselines: Annotated[
+        str, typer.Option(help="What to run beside the model: some of majority,blind,shuffled, or none.")
+    ] = "majority,blind,shuffled",
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions that run together.")] = 32,
+    dtype: Annotated[DtypeName, typer.Option(help="What to compute in.")] = DtypeName.auto,
+    edition: Annotated[EditionName, typer.Option(help="Of tasks that are built now.")] = EditionName.starter,
+    name: Annotated[
+        str | None, typer.Option(help="Of the model in tables; its folder's if not given.")
+    ] = None,
+) -> None:
+    """Run the benchmark; the same command again goes on where it stopped."""
+    from rich.console import Console
+
+    from llavit.ask import load_model
+    from llavit.evaluate import evaluate
+    from llavit.evaluate.terminal import score_table
+
+    chosen = _bench(bench, tasks, edition.value)
+    if output is None:
+        output = _default_output(model, mode.value, limit)
+    loaded, processor = load_model(model, dtype.value)
+    wanted = [one for one in baselines.split(",") if one.strip() and one != "none"]
+    with _display() as (progress, finished):
+        result = evaluate(
+            loaded,
+            processor,
+            chosen,
+            mode=mode.value,
+            baselines=[one.strip() for one in wanted],
+            limit=limit,
+            batch_size=batch_size,
+            output=output,
+            name=name,
+            progress=progress,
+            finished=finished,
+        )
+    Console(stderr=True, soft_wrap=True).print(score_table(result))
+    typer.echo(output)
+
+
+@reports_errors
+def table(
+    results: Annotated[list[Path], typer.Argument(help="Result files of `llavit eval`.")],
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print Markdown, also if files are written.")
+    ] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with table and picture.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Write a picture: png, svg or pdf.")] = None,
+) -> None:
+    """Set results side by side: as Markdown, as an HTML page, as a picture."""
+    from llavit.evaluate.chart import html_page, save_chart
+    from llavit.evaluate.result import read_result
+    from llavit.evaluate.table import markdown as as_markdown
+
+    read = [read_result(path) for path in results]
+    if html is not None:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.write_text(html_page(read), encoding="utf-8")
+        typer.echo(html)
+    if png is not None:
+        typer.echo(save_chart(read, png))
+    if markdown or (html is None and png is None):
+        typer.echo(as_markdown(read), nl=False)
+
+
+def _bench(folder: Path, tasks: str, edition: Any) -> list[Any]:
+    """Read the tasks, and build what is not there if it is the starter's."""
+    from llavit.evaluate import load_bench
+    from llavit.progress import progress_bar
+
+    try:
+        return load_bench(folder, tasks)
+    except (FileNotFoundError, ValueError) as error:
+        from llavit.starter.bench.registry import TASKS
+
+        known = {"all", *TASKS, *(task.family for task in TASKS.values())}
+        there = {path.parent.name for path in folder.glob("*/task.json")}
+        missing = [name for name in tasks.split(",") if name.strip() not in there]
+        if not missing or any(name.strip() not in known for name in missing):
+            raise
+        if isinstance(error, ValueError) and "unknown tasks" not in str(error):
+            raise
+    from llavit.starter.bench.build import build_bench
+
+    typer.echo(f"building {', '.join(missing)} in {folder}", err=True)
+    with progress_bar("drawing") as progress:
+        build_bench(folder, missing, edition, progress=progress)
+    return load_bench(folder, tasks)
+
+
+def _default_output(model: str, mode: str, limit: int | None) -> Path:
+    if not Path(model).is_dir():
+        raise ValueError(f"{model} is no folder, so say where the result goes: --output RUN.json")
+    parts = ["eval", *([mode] if mode != "generate" else []), *([f"first-{limit}"] if limit else [])]
+    return Path(model) / f"{'-'.join(parts)}.json"
+
+
+@contextmanager
+def _display() -> Iterator[tuple[Any, Any]]:
+    """A bar over all questions on a terminal; a line for each finished task either way."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        line = bar.add_task("", total=None)
+
+        def progress(what: str, done: int, total: int) -> None:
+            bar.update(line, description=what, completed=done, total=total)
+
+        def finished(key: str, task: dict[str, Any]) -> None:
+            lost = "".join(f", {task[what]} {what}" for what in ("failed", "unparsed") if task[what])
+            console.print(f"{key:<28} {100 * task['score']:6.1f}   {task['seconds']:6.1f} s{lost}")
+
+        yield progress, finished

@@ -1,0 +1,161 @@
+"""Reading answers out of free text."""
+
+import pytest
+
+from llavit.evaluate.reading import read_letter, read_number, read_yes_no
+
+ANIMALS = ("dog", "cat", "bus stop", "red car")
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        # the letter and nothing else
+        *(
+            ((form), "B")
+            for form in ("B", "b", " B\n", "B.", "B)", "(B)", "[B]", "**B**", "'B'", "B:", "(b).")
+        ),
+        # stated
+        *(
+            (form, "B")
+            for form in (
+                "Answer: B",
+                "The answer is B.",
+                "the correct answer is (B)",
+                "Option B",
+                "answer: b",
+            )
+        ),
+        *(
+            (form, "B")
+            for form in (
+                "The answer would be B",
+                "My choice: **B**",
+                "The correct option is B because it purrs",
+            )
+        ),
+        # a letter, a mark, and more
+        *(
+            (form, "B")
+            for form in ("B. cat", "B) cat", "(B) cat", "B: cat", "B. It is a cat", "b) cat", "**B.** cat")
+        ),
+        # the text of an option
+        *((form, "B") for form in ("cat", "Cat.", "a cat", "The cat!", "It is a cat.", "I see a cat")),
+        ("A cat", "B"),
+        ("a red car", "D"),
+        ("There is a bus stop.", "C"),
+        # a letter on its own in a sentence
+        *(
+            (form, "B")
+            for form in ("I think B", "B because it purrs", "It must be B, I believe", "Letter B, a cat")
+        ),
+        ("A is right", "A"),
+        ("A", "A"),
+        ("a", "A"),
+    ],
+)
+def test_a_choice_is_read(text, letter):
+    assert read_letter(text, ANIMALS) == letter
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        ".",
+        "A or B",
+        "A, B",
+        "A. dog\nB. cat",
+        "Answer: A. Answer: B",
+        "B. dog",  # letter and text disagree
+        "B dog",
+        "The answer is B, the dog",
+        "E",  # no such option
+        "E. horse",
+        "not the cat",
+        "It isn't a cat",
+        "none of them",
+        "dog and cat",
+        "horse",
+        "The answer is a horse",
+        "I do see something",
+        "Because",
+        "scat",  # cat, but not as a word
+        "1",
+    ],
+)
+def test_what_chooses_nothing_or_two_things_is_not_answered(text):
+    assert read_letter(text, ANIMALS) is None
+
+
+def test_an_option_that_holds_another_is_told_from_it():
+    options = ("car", "red car", "car park", "tree")
+    assert read_letter("It shows a red car.", options) == "B"
+    assert read_letter("It shows a car.", options) == "A"
+    assert read_letter("A car and a red car", options) is None
+
+
+def test_options_that_are_letters_are_read_as_letters():
+    assert read_letter("B", ("C", "A", "B", "D")) == "B"  # the prompt asks for the letter of the option
+    assert (
+        read_letter("B. A", ("C", "A", "B", "D")) is None or read_letter("B. A", ("C", "A", "B", "D")) == "B"
+    )
+
+
+def test_options_of_equal_text_are_ambiguous():
+    assert read_letter("3", ("three", "3", "4", "5")) is None
+    assert read_letter("4", ("three", "3", "4", "5")) == "C"
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        *(
+            (form, "yes")
+            for form in (
+                "yes",
+                "Yes.",
+                "YES, it is",
+                "yes there is no dog",
+                "Answer: yes",
+                "The answer is yes",
+            )
+        ),
+        *(
+            (form, "no")
+            for form in ("no", "No!", "No, there are none", "no, yes would be wrong", "answer no")
+        ),
+        *(
+            (form, None)
+            for form in ("", "maybe", "yes or no", "Yes/no", "yes and no", "There is one", "nothing", "not")
+        ),
+        ("Answer: yes. Answer: no", None),
+    ],
+)
+def test_yes_and_no_are_read_and_nothing_else(text, word):
+    assert read_yes_no(text) == word
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("12", 12),
+        ("12.", 12),
+        ("-3.5", -3.5),
+        (".5", 0.5),
+        ("1,234,567.8", 1234567.8),
+        ("$ 40", 40),
+        ("40%", 40),
+        ("about 12 units", 12),
+        ("three", 3),
+        ("The value is ten.", 10),
+        ("2020 to 2024", None),
+        ("", None),
+        ("many", None),
+        ("Q3", None),
+        ("one two", None),
+    ],
+)
+def test_the_one_number_is_read(text, number):
+    assert read_number(text) == number
