@@ -18,9 +18,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from llavit.evaluate.environment import environment
 from llavit.evaluate.lmms.hub import hub_reachable, on_this_machine
 from llavit.evaluate.lmms.paper import SUITES, SuiteTask
-from llavit.evaluate.report import environment
 
 FORMAT = 1
 """Raised when the JSON files mean something else."""
