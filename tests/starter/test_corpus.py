@@ -60,11 +60,12 @@ def test_a_smaller_build_is_a_prefix_of_a_larger_one(built: Corpus, tmp_path: Pa
             assert (small.root / image).read_bytes() == (built.root / image).read_bytes()
 
 
-def test_several_processes_make_the_same_corpus_as_one(tmp_path: Path):
+@pytest.mark.parametrize("settings", [{}, {"brief": True, "vocabulary": 36, "seed": 3, "image_size": 98}])
+def test_several_processes_make_the_same_corpus_as_one(tmp_path: Path, settings: dict):
     counts = {"pretrain": 150, "instruct": 110, "val": 0, "test": 10}
-    kinds = {"word": 1, "chart": 1}  # nothing to rasterise, so the workers start fast
-    build_corpus(tmp_path / "one", **counts, kinds=kinds, workers=1)
-    build_corpus(tmp_path / "two", **counts, kinds=kinds, workers=2)
+    kinds = {"word": 1, "chart": 2}  # nothing to rasterise, so the workers start fast
+    build_corpus(tmp_path / "one", **counts, **settings, kinds=kinds, workers=1)
+    build_corpus(tmp_path / "two", **counts, **settings, kinds=kinds, workers=2)
     assert fingerprints(tmp_path / "one") == fingerprints(tmp_path / "two")
 
 

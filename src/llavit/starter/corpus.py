@@ -20,7 +20,7 @@ from llavit.starter.studio import UNIT
 from llavit.starter.words import HELD_OUT_FONTS, words
 from llavit.starter.workshop import Job, draw_all
 
-GENERATOR = 4
+GENERATOR = 5
 """Raised by every change that alters pictures or records for the same settings."""
 
 Progress = Callable[[int, int], None]

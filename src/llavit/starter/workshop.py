@@ -110,9 +110,10 @@ def _in_processes(
 def work() -> None:
     """Body of a worker: an order on stdin, one line of json per chunk on stdout."""
     order = json.load(sys.stdin)
+    # Every field by its name: one that is left out here would be drawn otherwise than in a single process.
     factories = [
-        Factory(f["split"], tuple((k, s) for k, s in f["kinds"]), f["image_size"], f["seed"], f["vocabulary"])
-        for f in order["factories"]
+        Factory(**{**fields, "kinds": tuple((kind, share) for kind, share in fields["kinds"])})
+        for fields in order["factories"]
     ]
     for result in _here(Path(order["root"]), factories, [tuple(c) for c in order["chunks"]]):
         print(json.dumps(result), flush=True)
