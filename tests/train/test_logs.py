@@ -1,5 +1,9 @@
+import json
+import os
 import re
+import signal
 import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,8 +13,10 @@ from tensorboardX.proto.event_pb2 import Event
 from llavit.data import Collator, ConversationDataset, open_reader
 from llavit.train import throughput
 from llavit.train.flops import training_flops
+from llavit.train.logs import numbers
 from llavit.train.progress import read_step_log
 from llavit.train.run import train
+from llavit.train.stopping import Stopped
 from llavit.train.throughput import COUNTS, Throughput, count, known_peak_tflops, peak_tflops
 from llavit.train.trainer import LlavitTrainer
 
@@ -140,19 +146,89 @@ def test_a_resumed_run_leaves_no_trace_in_tensorboard(run, tiny, tmp_path, monke
     assert list(loss.items()) == list(shown(run / "tensorboard/pretrain", "train/loss").items())
 
 
-def test_wandb_that_is_not_installed_is_an_error_that_names_the_extra(tiny, tmp_path):
-    try:
-        import wandb  # noqa: F401
-    except ImportError:
-        with pytest.raises(ImportError, match=r"pip install 'llavit\[wandb\]'; or leave `wandb` out"):
-            train(tiny.recipe("wandb=llavit"), output=tmp_path, progress=False)
-    else:
-        pytest.skip("wandb is installed here; the test below runs")
+def test_wandb_that_is_not_installed_is_an_error_that_names_the_extra(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ImportError, match=r"pip install 'llavit\[wandb\]'; or leave `wandb` out"):
+        train(tiny.recipe("wandb=llavit"), output=tmp_path, progress=False)
 
 
-def test_wandb_gets_every_step(tiny, tmp_path, monkeypatch):
-    pytest.importorskip("wandb", reason="wandb is optional and not installed")
+def wandb_records(file):
+    """Read what wandb has written for `wandb sync`: a head, then blocks of records as LevelDB's log has them."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, place, whole = file.read_bytes(), 7, b""
+    assert data.startswith(b":W&B")
+    while place + 7 <= len(data):
+        left = 32768 - place % 32768
+        if left < 7:
+            place += left
+            continue
+        length, kind = struct.unpack_from("<HB", data, place + 4)
+        whole += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last piece
+            yield wandb_internal_pb2.Record.FromString(whole)
+            whole = b""
+
+
+def wandb_runs(folder):
+    """Give each offline run's id, name, configuration and rows, oldest first."""
+    for file in sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns):
+        records = list(wandb_records(file))
+        (run,) = (record.run for record in records if record.HasField("run"))
+        config = {item.key: json.loads(item.value_json) for item in run.config.update}
+        history = [record.history for record in records if record.HasField("history")]
+        rows = [
+            {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in row.item}
+            for row in history
+        ]
+        yield run, config, rows
+
+
+def assert_shows(rows, log):
+    """Compare the rows of a W&B run with those of a step log."""
+    assert [row["_step"] for row in rows] == [row["step"] for row in log]
+    for row, logged in zip(rows, log, strict=True):
+        expected = numbers({key: value for key, value in logged.items() if key != "step"})
+        assert {key: row[key] for key in row if not key.startswith("_")} == pytest.approx(expected)
+
+
+@pytest.fixture
+def wandb_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="of the extra `wandb`: make test-extras")
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.chdir(tmp_path)
-    train(tiny.recipe("wandb=llavit", "stages.1.steps=1"), output=tmp_path / "out", progress=False)
-    assert len(list((tmp_path / "out").rglob("*.wandb"))) == 2
+
+
+@pytest.mark.extras
+def test_wandb_keeps_every_step_of_every_stage_and_the_recipe(tiny, tmp_path, wandb_offline):
+    recipe = tiny.recipe("wandb=llavit", "peak_tflops=0.1")
+    train(recipe, output=tmp_path / "out", progress=False)
+    runs = list(wandb_runs(tmp_path / "out"))  # beside the stages' folders, not in those that go away
+    assert [run.display_name for run, _, _ in runs] == ["tiny/pretrain", "tiny/instruct"]
+    assert {run.project for run, _, _ in runs} == {"llavit"}
+    for (_, config, rows), stage in zip(runs, ("pretrain", "instruct"), strict=True):
+        assert config["seed"] == recipe.seed and len(config["stages"]) == 2
+        assert_shows(rows, read_step_log(tmp_path / "out" / stage / "train_log.jsonl"))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.extras
+def test_a_resumed_stage_goes_on_in_its_wandb_run(tiny, tmp_path, wandb_offline, monkeypatch):
+    recipe = tiny.recipe("wandb=llavit")
+    step = LlavitTrainer.training_step
+
+    def told_to_stop(self, *args):
+        if self.state.global_step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LlavitTrainer, "training_step", told_to_stop)
+        with pytest.raises(Stopped):
+            train(recipe, output=tmp_path / "out", progress=False)
+    train(recipe, output=tmp_path / "out", progress=False)
+    (one, _, before), (two, _, after), (other, _, _) = wandb_runs(tmp_path / "out")
+    assert one.run_id == two.run_id != other.run_id
+    assert_shows(before + after, read_step_log(tmp_path / "out/pretrain/train_log.jsonl"))

@@ -134,9 +134,13 @@ def add_lora(
 
 
 def _inject(model: Any, config: Any, base: str | Path) -> None:
+    peft = require_peft()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.add_adapter(config)
-    model.peft_config["default"].base_model_name_or_path = str(base)
+    config.base_model_name_or_path = str(base)
+    # What transformers' `add_adapter` does too, but that one asks for the peft of its day: 5.24 refuses each peft that
+    # was out when it was, of which nothing but this call is needed here.
+    peft.inject_adapter_in_model(config, model)
+    model._hf_peft_config_loaded = True  # transformers' own mark of a model with adapters
     for parameter in trained:  # peft froze them: what trains is not for it to say
         parameter.requires_grad_(True)
 

@@ -62,18 +62,19 @@ class WandbLog(TrainerCallback):
         project: name of the project there.
         name: of the run there.
         config: what it shows as configuration.
-        folder: where the run's id is kept while the stage is under way.
+        work: folder of the stage under way, where its run's id is kept; gone when the stage is finished.
+        output: folder that stays; wandb's own files go to `OUTPUT/wandb`, where `wandb sync` finds offline runs.
 
     Raises:
         ImportError: wandb is not installed.
 
     Example:
         ```python
-        WandbLog("llavit", "starter/pretrain", to_plain(recipe), folder)
+        WandbLog("llavit", "starter/pretrain", to_plain(recipe), folder / "pretrain.work", folder)
         ```
     """
 
-    def __init__(self, project: str, name: str, config: Mapping[str, Any], folder: Path):
+    def __init__(self, project: str, name: str, config: Mapping[str, Any], work: Path, output: Path):
         try:
             import wandb
         except ImportError as error:
@@ -83,7 +84,8 @@ class WandbLog(TrainerCallback):
             ) from error
         self.wandb = wandb
         self.project, self.name, self.config = project, name, dict(config)
-        self.id_file = folder / "wandb_id"
+        self.id_file = work / "wandb_id"
+        self.output = output
         self.run: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -98,7 +100,7 @@ class WandbLog(TrainerCallback):
             config=self.config,
             id=self.id_file.read_text(encoding="utf-8"),
             resume="allow",
-            dir=str(self.id_file.parent),
+            dir=str(self.output),
         )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:

@@ -166,7 +166,8 @@ def _run_stage(
         bar,
     ]
     if recipe.wandb is not None:
-        logs.append(WandbLog(recipe.wandb, f"{recipe.name}/{stage.name}", to_plain(recipe), store.work))
+        name = f"{recipe.name}/{stage.name}"
+        logs.append(WandbLog(recipe.wandb, name, to_plain(recipe), store.work, store.work.parent))
     trainer = LlavitTrainer(
         model,
         stage,
