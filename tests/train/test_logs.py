@@ -100,6 +100,13 @@ def test_the_filling_of_packed_rows_is_padding(tiny):
         assert counts["positions"] == batch["input_ids"].numel()
 
 
+@pytest.mark.parametrize("pack_length", [None, 8])
+def test_a_process_that_gets_no_sample_counts_no_token(pack_length):
+    counts = dict(zip(COUNTS, count([Collator(0, pack_length=pack_length)([])]), strict=True))
+    assert counts.pop("positions") == 1  # every process has something to run
+    assert not any(counts.values())
+
+
 def test_gpus_are_known_by_their_names_and_a_cpu_has_no_peak_unless_given():
     assert known_peak_tflops("NVIDIA A100-SXM4-80GB") == 312
     assert known_peak_tflops("NVIDIA H100 PCIe") == 756

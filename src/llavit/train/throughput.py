@@ -66,7 +66,7 @@ def count(batches: Iterable[Mapping[str, Any]]) -> list[int]:
         pixels = batch.get("pixel_values")
         total["samples"] += len(batch["sample_ids"])
         total["images"] += 0 if pixels is None else len(pixels)
-        total["rows"] += len(ids)
+        total["rows"] += len(ids) if batch["sample_ids"] else 0  # without samples it is a token of padding
         total["positions"] += ids.numel()
         total["tokens"] += ids.numel() - _padding(batch)
         total["visual_tokens"] += int((batch["image_ids"] != TEXT).sum())
@@ -75,6 +75,8 @@ def count(batches: Iterable[Mapping[str, Any]]) -> list[int]:
 
 def _padding(batch: Mapping[str, Any]) -> int:
     """Count the padding; a packed row ends in a sample without labels where it is filled up."""
+    if not batch["sample_ids"]:
+        return batch["input_ids"].numel()
     if "attention_mask" in batch:
         return int((batch["attention_mask"] == 0).sum())
     padding = 0
