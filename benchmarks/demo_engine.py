@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from llavit.demo import fitted
-from llavit.evaluate.report import environment
+from llavit.evaluate.environment import environment
 from llavit.train import load_recipe, train
 from llavit.train.progress import STEP_LOG, read_step_log
 

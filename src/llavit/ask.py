@@ -20,39 +20,6 @@ from llavit.train.precision import resolve_dtype
 HELP = "/image PATH shows an image with your next question, /reset starts over, /quit leaves"
 
 
-def load_model(source: str | Path, dtype: str = "auto") -> tuple[Any, LlavitProcessor]:
-    """Load a model, for answers and not for training, and its processor from a folder or the hub.
-
-    Args:
-        source: a folder or hub id.
-        dtype: "auto" (bfloat16 where the hardware is fast at it), "float32" or "bfloat16".
-
-    Returns:
-        the model in evaluation mode, on the GPU if there is one, and its processor.
-
-    Raises:
-        FileNotFoundError: neither a folder nor a model on the hub.
-
-    Example:
-        model, processor = load_model("runs/starter/instruct")
-    """
-    if not Path(source).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
-        raise FileNotFoundError(f"no such model folder: {source}")
-    kind, _ = resolve_dtype(dtype)
-    try:
-        with quiet_transformers():
-            model = LlavitForConditionalGeneration.from_pretrained(source, dtype=kind)
-            processor = LlavitProcessor.from_pretrained(source)
-    except OSError as error:
-        if Path(source).is_dir():
-            raise
-        raise FileNotFoundError(
-            f"{source} is neither a folder nor a model that the hub gives: {error}"
-        ) from error
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device).eval(), processor
-
-
 class Chat:
     """A conversation with a model.
 
@@ -84,8 +51,21 @@ class Chat:
         Raises:
             FileNotFoundError: neither a folder nor a model on the hub.
         """
-        model, processor = load_model(source)
-        return cls(model, processor, max_new_tokens=max_new_tokens)
+        if not Path(source).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
+            raise FileNotFoundError(f"no such model folder: {source}")
+        dtype, _ = resolve_dtype("auto")
+        try:
+            with quiet_transformers():
+                model = LlavitForConditionalGeneration.from_pretrained(source, dtype=dtype)
+                processor = LlavitProcessor.from_pretrained(source)
+        except OSError as error:
+            if Path(source).is_dir():
+                raise
+            raise FileNotFoundError(
+                f"{source} is neither a folder nor a model that the hub gives: {error}"
+            ) from error
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(model.to(device).eval(), processor, max_new_tokens=max_new_tokens)
 
     def ask(self, text: str, images: Sequence[ImageLike] = ()) -> Iterator[str]:
         """Ask the next question; the answer comes as it is generated, greedily.

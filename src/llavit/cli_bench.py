@@ -52,3 +52,25 @@ def build(
             f"{about['id']:<26}  {about['family']:<14}  {about['items']:>6,} items  {about['fingerprint'][:12]}"
         )
     typer.echo(output)
+
+
+@bench_app.command()
+@reports_errors
+def show(
+    task: Annotated[str, typer.Argument(help="A task's name, like mini-mme.")],
+    html: Annotated[Path | None, typer.Option(help="The page to write; TASK.html if not given.")] = None,
+    bench: Annotated[Path, typer.Option(help="Folder of the benchmark.")] = Path("runs/bench"),
+    run: Annotated[
+        Path | None, typer.Option(help="A result file of `llavit eval`, whose answers are shown as well.")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Items, from the first.")] = 100,
+) -> None:
+    """Write a page with a task's items: pictures, questions, answers."""
+    from llavit.evaluate import load_task, read_result
+    from llavit.evaluate.task_page import task_page
+
+    page = task_page(load_task(bench / task), read_result(run) if run else None, count)
+    html = html or Path(f"{task}.html")
+    html.parent.mkdir(parents=True, exist_ok=True)
+    html.write_text(page, encoding="utf-8")
+    typer.echo(html)

@@ -62,14 +62,16 @@ def eval_(
     """Run the benchmark; the same command again goes on where it stopped."""
     from rich.console import Console
 
-    from llavit.ask import load_model
     from llavit.evaluate import evaluate
+    from llavit.evaluate.lmms.loading import load_model
     from llavit.evaluate.terminal import score_table
+    from llavit.progress import quiet_transformers
 
     chosen = _bench(bench, tasks, edition.value)
     if output is None:
         output = _default_output(model, mode.value, limit)
-    loaded, processor = load_model(model, dtype.value)
+    with quiet_transformers():
+        loaded, processor = load_model(model, dtype=dtype.value)
     wanted = [one for one in baselines.split(",") if one.strip() and one != "none"]
     with _display() as (progress, finished):
         result = evaluate(
@@ -85,7 +87,7 @@ def eval_(
             progress=progress,
             finished=finished,
         )
-    Console(stderr=True, soft_wrap=True).print(score_table(result))
+    Console(stderr=True, width=max(110, Console(stderr=True).width)).print(score_table(result))
     typer.echo(output)
 
 

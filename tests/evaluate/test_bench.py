@@ -30,6 +30,13 @@ def test_tasks_come_family_by_family_and_by_name_or_family(folder):
         load_bench(folder / "absent")
 
 
+def test_an_optional_task_comes_by_its_name_only(folder):
+    path = folder / "short/task.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "optional": True}))
+    assert "short" not in {task.name for task in load_bench(folder, "all,general")}
+    assert [task.name for task in load_bench(folder, "short")] == ["short"]
+
+
 def test_an_item_has_all_that_its_row_states(folder):
     task = load_task(folder / "turned")
     item = task.items[-1]

@@ -115,6 +115,9 @@ def test_noun_recall_counts_words_and_not_their_parts():
         mark.more["noun_recall"] for mark in judge(task("caption", rows), ["cats on the couch", "a tree"])
     ]
     assert recalls == [1, 0]
+    stated = Item("1", None, "?", "a sofa", "t", accepted=("sofa",), truth={"nouns": [["sofa", "couch"]]})
+    captions = BenchTask("t@x-1", "t", "anchor", "caption", items=(stated,))
+    assert judge(captions, ["a couch"])[0].more["noun_recall"] == 1
 
 
 def test_a_group_counts_only_if_all_its_items_are_right():

@@ -140,7 +140,8 @@ def load_bench(
 
     Args:
         folder: with one folder for each task.
-        tasks: "all", or names or families, as a list or with commas between.
+        tasks: "all", or names or families, as a list or with commas between; a task that states `optional` comes
+            by its name only.
         check: see `load_task`.
 
     Raises:
@@ -151,18 +152,23 @@ def load_bench(
         tasks = load_bench("runs/bench", "mini-mme,mini-pope")
     """
     folder = Path(folder)
-    there = {
-        path.parent.name: json.loads(path.read_text(encoding="utf-8")).get("family", "")
+    stated = {
+        path.parent.name: json.loads(path.read_text(encoding="utf-8"))
         for path in sorted(folder.glob("*/task.json"))
         if not path.parent.name.startswith(".")
     }
+    there = {name: about.get("family", "") for name, about in stated.items()}
     if not there:
         raise FileNotFoundError(f"no benchmark in {folder}: expected folders with a task.json")
     wanted = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else list(tasks)
     unknown = [name for name in wanted if name != "all" and name not in there and name not in there.values()]
     if unknown or not wanted:
         raise ValueError(f"unknown tasks {unknown}: {folder} has {sorted(there)}, and their families")
-    chosen = [name for name, family in there.items() if {"all", name, family} & set(wanted)]
+    chosen = [
+        name
+        for name, family in there.items()
+        if name in wanted or (not stated[name].get("optional") and {"all", family} & set(wanted))
+    ]
     loaded = [load_task(folder / name, check=check) for name in chosen]
     rank = {family: number for number, family in enumerate(FAMILIES)}
     return sorted(loaded, key=lambda task: (rank.get(task.family, len(rank)), task.name))

@@ -25,9 +25,9 @@ class Item:
         task: what kind of question it is; scores are reported by task.
         options: the choices of a multiple-choice question, else None.
         unseen: names of what training never showed ("concept", "style").
-        accepted: further right answers; for a caption, the nouns that it should name (`llavit.evaluate.caption`).
+        accepted: further right answers; for a caption, the nouns that it should name.
         group: of a grouped task, the items that count only together.
-        truth: what the picture holds, as plain values.
+        truth: what the picture holds, as plain values; "nouns" of a caption's picture lists each with further names.
     """
 
     id: str

@@ -139,8 +139,14 @@ def _captions(items: Sequence[Item], texts: Sequence[str | None]) -> list[Mark]:
         if text is None or not text.strip():
             marks.append(Mark(0.0, "failed" if text is None else "unparsed", None, {"noun_recall": 0.0}))
         else:
-            marks.append(Mark(score, "answered", text, {"noun_recall": noun_recall(text, item.accepted)}))
+            marks.append(Mark(score, "answered", text, {"noun_recall": noun_recall(text, _nouns(item))}))
     return marks
+
+
+def _nouns(item: Item) -> Sequence[str]:
+    """The nouns of a picture, each with its further names where the truth states them."""
+    stated = item.truth.get("nouns") if isinstance(item.truth, dict) else None
+    return ["|".join(names) for names in stated] if stated else item.accepted
 
 
 def _mark(read: str | None, right: bool) -> Mark:

@@ -203,6 +203,7 @@ def _build(
             "chance": task.chance,
             "max_new_tokens": task.max_new_tokens,
             "about": task.about,
+            "optional": task.optional,
             "seed": settings["seed"],
             "items": len(lines),
             "fingerprint": fingerprint(temporary),

@@ -1,0 +1,128 @@
+"""Results side by side, in every form, and the page of a task."""
+
+import copy
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from llavit.evaluate import evaluate, load_bench, load_task
+from llavit.evaluate.chart import html_page, save_chart
+from llavit.evaluate.table import markdown, rows, titles
+from llavit.evaluate.task_page import task_page
+from tests.evaluate.small_bench import save_bench
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    return save_bench(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture(scope="module")
+def results(tiny, bench):
+    """A run over everything, and one over two tasks without baselines, of another model."""
+    found = []
+    for seed, tasks, baselines in ((3, "all", ["majority", "blind", "shuffled"]), (4, "short,turned", [])):
+        torch.manual_seed(seed)
+        model, processor = tiny.build(dtype=torch.float32)
+        for parameter in model.parameters():
+            parameter.data += 0.15 * torch.randn_like(parameter)
+        found.append(
+            evaluate(model, processor, load_bench(bench, tasks), baselines=baselines, name=f"m{seed}")
+        )
+    return found
+
+
+def test_rows_are_tasks_then_their_family_then_the_mean_then_anchors(results):
+    assert [(row.kind, row.name.split("@")[0]) for row in rows(results)] == [
+        ("task", "short"),
+        ("task", "turned"),
+        ("family", "general"),
+        ("task", "numbers"),
+        ("family", "knowledge"),
+        ("task", "forms"),
+        ("family", "ocr_chart"),
+        ("task", "pairs"),
+        ("family", "vision_centric"),
+        ("mean", "mean"),
+        ("task", "captions"),
+    ]
+
+
+def test_a_cell_is_the_score_of_its_run_and_missing_where_the_run_has_none(results):
+    first, second = results
+    by_name = {row.name: row for row in rows(results)}
+    cell = by_name["short@small-1"].cells[1, "model"]
+    assert cell.score == second["tasks"]["short@small-1"]["score"]
+    blind = by_name["pairs@small-1"].cells[0, "blind"]
+    assert blind.score == first["tasks"]["pairs@small-1"]["baselines"]["blind"]["score"]
+    assert (1, "model") not in by_name["pairs@small-1"].cells
+    assert list(titles(results).values()) == ["m3", "m3: majority", "m3: blind", "m3: shuffled", "m4"]
+
+
+def test_markdown_has_a_line_for_each_row_with_the_interval_and_the_lost_items(results):
+    text = markdown(results)
+    lines = text.splitlines()
+    widths = {line.count("|") for line in lines if line.startswith("|")}
+    assert len(widths) == 1 and len([line for line in lines if line.startswith("|")]) == 2 + len(
+        rows(results)
+    )
+    task = results[0]["tasks"]["turned@small-1"]
+    (line,) = (line for line in lines if line.startswith("| turned@small-1"))
+    assert f"{100 * task['score']:.1f} ({100 * task['low']:.1f}-{100 * task['high']:.1f}, " in line
+    assert f"{task['unparsed']} unparsed" in line and task["unparsed"] > 0
+    assert "| - |" in next(line for line in lines if line.startswith("| pairs@small-1"))
+    assert "2,000" not in text and "95 % bootstrap intervals" in text and "Majority: always" in text
+
+
+def test_other_items_under_one_name_do_not_stand_in_one_row(results):
+    other = copy.deepcopy(results[1])
+    other["tasks"]["short@small-1"]["fingerprint"] = "other"
+    with pytest.raises(ValueError, match="short@small-1 has other items in m4"):
+        rows([results[0], other])
+
+
+def test_a_cut_run_says_so(results):
+    cut = {**results[0], "complete": False, "settings": {**results[0]["settings"], "limit": 3}}
+    assert "The run is not finished." in markdown(
+        [cut]
+    ) and "the first 3 items of each task only" in markdown([cut])
+
+
+def test_the_page_is_one_file_with_table_and_picture(results):
+    page = html_page(results)
+    assert "<svg" in page and page.count("<tr") == 1 + len(rows(results))
+    assert not re.search(r"""(?:src|href)=["']https?:""", page)
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_the_picture_is_drawn(results, tmp_path, suffix):
+    path = save_chart(results, tmp_path / "new" / f"scores.{suffix}")
+    if suffix == "png":
+        with Image.open(path) as picture:
+            assert min(picture.size) > 300
+    else:
+        assert "<svg" in path.read_text()
+
+
+def test_the_page_of_a_task_shows_items_answers_and_what_was_said(results, bench):
+    task = load_task(bench / "turned")
+    page = task_page(task, results[0], count=4)
+    assert page.count("data:image/png;base64,") == 4 and "4 of 12 items" in page
+    assert page.count('class="unit wide"') == 1
+    assert "score of m3" in page and "(unparsed)" in page and "blind: " in page
+    plain = task_page(load_task(bench / "short"))
+    assert plain.count("data:image/png;base64,") == 8 and "unseen style" in plain and "or red dot" in plain
+    assert "score of" not in plain
+    textual = task_page(load_task(bench / "numbers"))
+    assert textual.count("data:image/png;base64,") == 4 and "1+1?" in textual
+
+
+def test_the_page_of_a_task_refuses_a_run_without_it_or_of_other_items(results, bench):
+    task = load_task(bench / "pairs")
+    with pytest.raises(ValueError, match="m4 has no task pairs@small-1"):
+        task_page(task, results[1])
+    with pytest.raises(ValueError, match="had other items"):
+        task_page(replace(task, fingerprint="x"), results[0])
