@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llavit.starter.bench.knowledge_diagrams import diagram
 from llavit.starter.bench.knowledge_flags import geography
 from llavit.starter.bench.knowledge_kinds import classify
 from llavit.starter.bench.knowledge_math import calculate
@@ -31,5 +32,13 @@ KNOWLEDGE: tuple[Task, ...] = (
         calculate,
         "Clocks, dice and dominoes, sums, more or fewer dots, fractions of a circle.",
         chance=0.15,
+    ),
+    Task(
+        "mini-ai2d",
+        "knowledge",
+        "choice",
+        diagram,
+        "Arrows between things, food chains, and letters that point at things or at the parts of a figure.",
+        chance=0.25,
     ),
 )

@@ -18,7 +18,7 @@ from PIL import Image
 from llavit.starter.bench.asking import PLACES, by_turns, short
 from llavit.starter.bench.pen import Pad
 from llavit.starter.gallery import shown_in_training
-from llavit.starter.kit import Ask, Drawing, Gallery, Kit, Sample
+from llavit.starter.kit import Ask, Drawing, Gallery, Kit, Sample, Split
 from llavit.starter.palette import BACKGROUNDS
 
 LIKE = 24.0
@@ -92,27 +92,50 @@ def countries() -> tuple[Country, ...]:
     return tuple(Country(*row) for row in rows)
 
 
-def flag_of(country: Country, split: str) -> Drawing:
-    """The drawing of a flag, in the art family of a split."""
-    key = "-".join(f"{0x1F1E6 + ord(letter) - ord('A'):x}" for letter in country.code)
+@lru_cache(maxsize=8)
+def flags(gallery: Gallery, split: Split) -> dict[str, Drawing]:
+    """Drawings of flags by the code of the country, in the art family of a split.
+
+    An edition that lists flags gives its own; else they are emoji, of one set for training and another for the test.
+    """
+    shown: Split = "test" if split == "test" else "train"
+    listed = {_code(d): d for d in gallery.pictures(shown) if d.category == "flag"}
     source = "openmoji" if split == "test" else "twemoji"
-    return Drawing(source, key, f"flag of {country.name}", "flag")
+    emoji = {c.code: Drawing(source, _key(c.code), f"flag of {c.name}", "flag") for c in countries()}
+    found = listed or emoji
+    return {country.code: found[country.code] for country in countries() if country.code in found}
+
+
+def _key(code: str) -> str:
+    """Code points of a flag.
+
+    Example:
+        >>> _key("KE"), _code(Drawing("openmoji", "1f1f0-1f1ea", ""))
+        ('1f1f0-1f1ea', 'KE')
+    """
+    return "-".join(f"{0x1F1E6 + ord(letter) - ord('A'):x}" for letter in code)
+
+
+def _code(drawing: Drawing) -> str:
+    if len(drawing.key) == 2:
+        return drawing.key.upper()
+    return "".join(chr(int(point, 16) - 0x1F1E6 + ord("A")) for point in drawing.key.split("-"))
 
 
 @lru_cache(maxsize=4)
-def differences(gallery: Gallery, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Differences of colours (0 to 255) between any two flags of a split, in the order of `countries`.
+def differences(gallery: Gallery, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Differences of colours (0 to 255) between any two flags of a split, in the order of `flags`.
 
     Returns:
-        The mean over the flag, and the largest of its 12 x 8 fields, each (countries, countries).
+        The mean over the flag, and the largest of its 12 x 8 fields, each (flags, flags).
     """
     fields = []
-    for country in countries():
-        flag = gallery.render(flag_of(country, split), 96)
+    for drawing in flags(gallery, split).values():  # type: ignore[arg-type]  # hashed by identity
+        flag = gallery.render(drawing, 96)
         ground = Image.new("RGB", flag.size, (255, 255, 255))
         ground.paste(flag, mask=flag.getchannel("A"))
         fields.append(np.asarray(ground.resize((24, 16), Image.Resampling.BOX), dtype=np.float32))
-    every = np.stack(fields)  # (countries, 16, 24, 3)
+    every = np.stack(fields)  # (flags, 16, 24, 3)
     coarse = every.reshape(-1, 8, 2, 12, 2, 3).mean(axis=(2, 4))
     mean = np.stack([np.abs(every - one).mean(axis=(1, 2, 3)) for one in every])
     local = np.stack([np.abs(coarse - one).mean(axis=-1).max(axis=(1, 2)) for one in coarse])
@@ -120,13 +143,15 @@ def differences(gallery: Gallery, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=4)
-def told_apart(gallery: Gallery, split: str) -> tuple[tuple[Country, ...], frozenset[tuple[str, str]]]:
+def told_apart(gallery: Gallery, split: Split) -> tuple[tuple[Country, ...], frozenset[tuple[str, str]]]:
     """Countries whose flag no other country has, and the pairs of codes that are too alike for one question."""
-    mean, local = differences(gallery, split)
-    every = countries()
+    mean, local = differences(gallery, split)  # type: ignore[arg-type]
+    shown = flags(gallery, split)  # type: ignore[arg-type]
+    every = [country for country in countries() if country.code in shown]
     twin = (mean < TWINS[0]) & (local < TWINS[1]) & ~np.eye(len(every), dtype=bool)
     alike = {(every[i].code, every[j].code) for i, j in np.argwhere(mean < LIKE) if i != j}
-    return tuple(c for c, lost in zip(every, twin.any(axis=1), strict=True) if not lost), frozenset(alike)
+    lost = set(np.flatnonzero(twin.any(axis=1)))
+    return tuple(country for n, country in enumerate(every) if n not in lost), frozenset(alike)
 
 
 def geography(kit: Kit) -> list[Sample]:
@@ -140,7 +165,9 @@ def _several(kit: Kit, right: Country, among: Sequence[Country]) -> list[Country
     alike = told_apart(kit.gallery, kit.split)[1]  # type: ignore[arg-type]  # hashed by identity
     chosen = [right]
     for other in kit.rng.sample(list(among), len(among)):
-        if len(chosen) < 4 and all(other.code != c.code and (other.code, c.code) not in alike for c in chosen):
+        if len(chosen) < 4 and all(
+            other.code != c.code and (other.code, c.code) not in alike for c in chosen
+        ):
             chosen.append(other)
     return chosen[1:]
 
@@ -174,14 +201,22 @@ def _one(kit: Kit, form: str) -> Sample:
     size = kit.rng.uniform(80, 104)
     slack = (108 - size) / 2
     at = (56 + kit.rng.uniform(-slack, slack), 56 + kit.rng.uniform(-slack, slack) * 1.5)
-    flag = flag_of(right, kit.split)
+    flag = flags(kit.gallery, kit.split)[right.code]  # type: ignore[arg-type]
     pad.drawing(kit.gallery.render(flag, round(size * kit.scale)), at)
     ask = asks.pop(form)
     more = [*asks.values(), short(kit.phrase(COUNTRY), right.name, topic="country")]
     if right.capital:
         more.append(short(kit.phrase(CAPITAL), right.capital, topic="capital"))
-    truth = {"form": form, "code": right.code, "country": right.name, "capital": right.capital, "continent": continent}
-    return _sample(kit, pad, [flag], ask, more, f"The flag of {_the(right.name)}.", truth | {"ground": ground})
+    truth = {
+        "form": form,
+        "code": right.code,
+        "country": right.name,
+        "capital": right.capital,
+        "continent": continent,
+    }
+    return _sample(
+        kit, pad, [flag], ask, more, f"The flag of {_the(right.name)}.", truth | {"ground": ground}
+    )
 
 
 def _four(kit: Kit, form: str) -> Sample:
@@ -194,8 +229,8 @@ def _four(kit: Kit, form: str) -> Sample:
     others.insert(spot, right)
     ground = _ground(kit)
     pad = Pad(kit.image_size, BACKGROUNDS[ground])
-    flags = [flag_of(country, kit.split) for country in others]
-    for flag, centre in zip(flags, _CENTRES, strict=True):
+    drawn = [flags(kit.gallery, kit.split)[country.code] for country in others]  # type: ignore[arg-type]
+    for flag, centre in zip(drawn, _CENTRES, strict=True):
         pad.drawing(kit.gallery.render(flag, round(48 * kit.scale)), centre)
     forms = WHICH if form == "which" else WHICH_CONTINENT
     question = kit.phrase(forms, country=_the(right.name), continent=continent)
@@ -214,11 +249,11 @@ def _four(kit: Kit, form: str) -> Sample:
         "continents": [country.continent for country in others],
         "ground": ground,
     }
-    return _sample(kit, pad, flags, ask, more, caption, truth)
+    return _sample(kit, pad, drawn, ask, more, caption, truth)
 
 
 def _sample(
-    kit: Kit, pad: Pad, flags: Sequence[Drawing], ask: Ask, more: Sequence[Ask], caption: str, truth: dict
+    kit: Kit, pad: Pad, drawn: Sequence[Drawing], ask: Ask, more: Sequence[Ask], caption: str, truth: dict
 ) -> Sample:
     return Sample(
         pad.finish(),
@@ -226,7 +261,7 @@ def _sample(
         tuple(more),
         caption,
         truth,
-        unseen_style=all(flag.source not in shown_in_training(kit.gallery.edition) for flag in flags),
+        unseen_style=all(flag.source not in shown_in_training(kit.gallery.edition) for flag in drawn),
     )
 
 

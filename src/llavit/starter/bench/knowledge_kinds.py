@@ -60,7 +60,7 @@ def taxonomy() -> dict[str, dict[str, list[str]]]:
 @lru_cache(maxsize=32)
 def members(gallery: Gallery, split: Split, part: str) -> dict[str, tuple[str, ...]]:
     """Names that a split can draw, by kind ("kinds") or by number of legs ("legs")."""
-    drawn = shelf(gallery, split)
+    drawn = shelf(gallery, split)  # type: ignore[arg-type]  # hashed by identity
     return {kind: tuple(name for name in names if name in drawn) for kind, names in taxonomy()[part].items()}
 
 
@@ -82,12 +82,16 @@ def _one_of(kit: Kit, names: Sequence[str], label: str) -> str:
     return kit.rng.choice([name for name in names if held_out(name) == unseen] or list(names))
 
 
-def _single(kit: Kit, name: str, ask: Ask, more: Sequence[Ask], caption: str, truth: dict[str, Any]) -> Sample:
+def _single(
+    kit: Kit, name: str, ask: Ask, more: Sequence[Ask], caption: str, truth: dict[str, Any]
+) -> Sample:
     shown, ground = named(kit, [name])
     pad = Pad(kit.image_size, BACKGROUNDS[ground])
     size = kit.rng.uniform(64, 100)
     slack = (108 - size) / 2
-    pad.drawing(shown[0].pixels(kit, size), (56 + kit.rng.uniform(-slack, slack), 56 + kit.rng.uniform(-slack, slack)))
+    pad.drawing(
+        shown[0].pixels(kit, size), (56 + kit.rng.uniform(-slack, slack), 56 + kit.rng.uniform(-slack, slack))
+    )
     return _sample(kit, pad, shown, ask, more, caption, {**truth, "ground": ground})
 
 
@@ -132,13 +136,24 @@ def _which(kit: Kit, kind: str, others: Sequence[str]) -> Sample:
     pad = Pad(kit.image_size, BACKGROUNDS[ground])
     for thing, centre in zip(shown, CENTRES, strict=True):
         pad.drawing(thing.pixels(kit, 44), centre)
-    ask = kit.choice(kit.phrase(WHICH, a_kind=article(kind)), PLACES[right], [p for p in PLACES if p != PLACES[right]])
+    ask = kit.choice(
+        kit.phrase(WHICH, a_kind=article(kind)), PLACES[right], [p for p in PLACES if p != PLACES[right]]
+    )
     more = [
-        short(kit.phrase(WHERE, place=place), name, topic=place) for place, name in zip(PLACES, names, strict=True)
+        short(kit.phrase(WHERE, place=place), name, topic=place)
+        for place, name in zip(PLACES, names, strict=True)
     ]
     kit.rng.shuffle(more)
     caption = f"{listed([f'{article(n)} at the {p}' for n, p in zip(names, PLACES, strict=True)], 'and')}.".capitalize()
-    return _sample(kit, pad, shown, ask, more[:3], caption, {"form": "which", "kind": kind, "kinds": order, "ground": ground})
+    return _sample(
+        kit,
+        pad,
+        shown,
+        ask,
+        more[:3],
+        caption,
+        {"form": "which", "kind": kind, "kinds": order, "ground": ground},
+    )
 
 
 def _legs(kit: Kit) -> Sample:
@@ -148,4 +163,11 @@ def _legs(kit: Kit) -> Sample:
     others = kit.rng.sample([other for other in sorted(taxonomy()["legs"]) if other != number], 3)
     ask = kit.choice(kit.phrase(LEGS), number, others, topic="legs")
     caption = f"{article(name)}, an animal with {number if number != '0' else 'no'} legs.".capitalize()
-    return _single(kit, name, ask, [short(kit.phrase(NAME), name, topic="name")], caption, {"form": "legs", "kind": number})
+    return _single(
+        kit,
+        name,
+        ask,
+        [short(kit.phrase(NAME), name, topic="name")],
+        caption,
+        {"form": "legs", "kind": number},
+    )

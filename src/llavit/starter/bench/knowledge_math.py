@@ -7,13 +7,19 @@ from math import cos, pi, sin
 from typing import Any
 
 from llavit.starter.bench.asking import by_turns, short, yes_no
-from llavit.starter.bench.pen import INK, SMALLEST, WHITE, Pad, font_for, ground_for, largest
+from llavit.starter.bench.pen import INK, SMALLEST, WHITE, Pad, face_with, font_for, ground_for, largest
 from llavit.starter.kit import Ask, Kit, Sample
-from llavit.starter.palette import BACKGROUNDS, COLOURS, colours_on
+from llavit.starter.palette import BACKGROUNDS, COLOURS, Rgb, colours_on
 
 MINUTES = (0, 15, 30, 45)
-FRACTIONS = tuple((a, b) for b in (2, 3, 4, 5, 6, 8) for a in range(1, b) if not (b % 2 == a % 2 == 0 or b % 3 == a % 3 == 0))
+FRACTIONS = tuple(
+    (a, b)
+    for b in (2, 3, 4, 5, 6, 8)
+    for a in range(1, b)
+    if not (b % 2 == a % 2 == 0 or b % 3 == a % 3 == 0)
+)
 """Parts and wholes without a common divisor: each fraction can be written in one way."""
+_LINE = (128, 128, 128)
 _PIPS = {
     0: (),
     1: ((0, 0),),
@@ -93,7 +99,15 @@ def _pad(kit: Kit, ground: str) -> Pad:
     return Pad(kit.image_size, BACKGROUNDS[ground])
 
 
-def _sample(kit: Kit, pad: Pad, ask: Ask, more: Sequence[Ask], caption: str, truth: dict[str, Any], style: bool = False) -> Sample:
+def _sample(
+    kit: Kit,
+    pad: Pad,
+    ask: Ask,
+    more: Sequence[Ask],
+    caption: str,
+    truth: dict[str, Any],
+    style: bool = False,
+) -> Sample:
     return Sample(pad.finish(), ask, tuple(more), caption, truth, unseen_style=style and kit.split == "test")
 
 
@@ -130,15 +144,16 @@ def _clock(kit: Kit) -> Sample:
     return _sample(kit, pad, ask, more, f"A clock that shows {time}.", truth, style=numbered > 0)
 
 
-def _pips(pad: Pad, centre: tuple[float, float], number: int, step: float, radius: float, ink: Any) -> None:
+def _pips(pad: Pad, centre: tuple[float, float], number: int, step: float, radius: float, ink: Rgb) -> None:
     for x, y in _PIPS[number]:
         pad.ring((centre[0] + step * x, centre[1] + step * y), radius, ink)
 
 
 def _dice(kit: Kit) -> Sample:
-    domino = kit.deal.pick("domino", (False, True))
+    noun, kit = by_turns(kit, "noun", ("dice", "domino"))
+    domino = noun == "domino"
     low, high = (0, 6) if domino else (1, 6)
-    total = kit.deal.pick(f"total {domino}", range(2, 13))
+    total = kit.deal.pick("total", range(2, 13))
     one = kit.rng.choice([n for n in range(low, high + 1) if low <= total - n <= high])
     faces = (one, total - one)
     paint = kit.rng.choice(list(COLOURS))
@@ -156,7 +171,6 @@ def _dice(kit: Kit) -> Sample:
             y = 56 + kit.rng.uniform(-24, 24)
             pad.box((x - 23, y - 23, x + 23, y + 23), COLOURS[paint], radius=8)
             _pips(pad, (x, y), number, 12.5, 4.6, ink)
-    noun = "domino" if domino else "dice"
     ask = short(kit.phrase(DOMINO if domino else DICE), str(total), topic="total")
     side = kit.rng.randrange(2)
     where = f"{('left', 'right')[side]} {'half of the domino' if domino else 'die'}"
@@ -164,8 +178,14 @@ def _dice(kit: Kit) -> Sample:
         short(f"How many dots are on the {where}?", str(faces[side]), topic="dots"),
         short(f"What color is the {noun}?" if domino else "What color are the dice?", paint, topic="color"),
     ]
-    caption = f"A {paint} domino with {faces[0]} and {faces[1]}." if domino else f"Two {paint} dice: {faces[0]} and {faces[1]}."
-    return _sample(kit, pad, ask, more, caption, {"form": noun, "faces": faces, "colour": paint, "ground": ground})
+    caption = (
+        f"A {paint} domino with {faces[0]} and {faces[1]}."
+        if domino
+        else f"Two {paint} dice: {faces[0]} and {faces[1]}."
+    )
+    return _sample(
+        kit, pad, ask, more, caption, {"form": noun, "faces": faces, "colour": paint, "ground": ground}
+    )
 
 
 def _sum(kit: Kit) -> Sample:
@@ -182,10 +202,18 @@ def _sum(kit: Kit) -> Sample:
     colour = kit.rng.choice([c for c in COLOURS if c != "yellow"])
     ground = ground_for(kit, [colour])
     pad = _pad(kit, ground)
-    capital = largest(text, font, 100 * kit.scale, 24 * kit.scale) / kit.scale
-    pad.text(text, (56, 56 + kit.rng.uniform(-36, 36)), font, capital, COLOURS[colour])
+    capital = largest(text.replace("-", "+"), font, 100 * kit.scale, 24 * kit.scale) / kit.scale
+    _write(pad, (one, other), plus, 56 + kit.rng.uniform(-36, 36), font, capital, COLOURS[colour])
     ask = short(kit.phrase(SUM), str(result), topic="result")
-    truth = {"form": "sum", "text": text, "one": one, "other": other, "plus": plus, "ground": ground, "font": family}
+    truth = {
+        "form": "sum",
+        "text": text,
+        "one": one,
+        "other": other,
+        "plus": plus,
+        "ground": ground,
+        "font": family,
+    }
     which, number = kit.rng.choice((("first", one), ("second", other)))
     more = [
         short(f"What is the {which} number?", str(number), topic="number"),
@@ -193,6 +221,24 @@ def _sum(kit: Kit) -> Sample:
     ]
     caption = f"The calculation {one} {'plus' if plus else 'minus'} {other}."
     return _sample(kit, pad, ask, more, caption, truth, style=True)
+
+
+def _write(
+    pad: Pad, numbers: tuple[int, int], plus: bool, y: float, font: str, capital: float, ink: Rgb
+) -> None:
+    """A calculation, centred; the minus is drawn as wide as the plus, for not every font has one."""
+    one, other = numbers
+    pixels = face_with(font, capital * pad.scale).getlength
+    left, middle, right = f"{one} ", "+", f" {other} = ?"
+    start = 56 - pixels(left + middle + right) / pad.scale / 2
+    sign = start + pixels(left) / pad.scale
+    width = pixels(middle) / pad.scale
+    pad.text(left, (start, y), font, capital, ink, "l")
+    pad.text(right, (sign + width, y), font, capital, ink, "l")
+    if plus:
+        pad.text(middle, (sign, y), font, capital, ink, "l")
+    else:
+        pad.line([(sign + 0.12 * width, y), (sign + 0.88 * width, y)], ink, max(1.2, capital / 9))
 
 
 def _more(kit: Kit) -> Sample:
@@ -208,7 +254,11 @@ def _more(kit: Kit) -> Sample:
         x, y = (14 + 28 * cell + kit.rng.uniform(-3, 3) for cell in (column, row))
         pad.ring((x, y), 9, COLOURS[colour])
     names = (right, wrong) if first else (wrong, right)
-    ask = short(kit.phrase(MORE, which="fewer" if fewer else "more", one=names[0], other=names[1]), right, topic="more")
+    ask = short(
+        kit.phrase(MORE, which="fewer" if fewer else "more", one=names[0], other=names[1]),
+        right,
+        topic="more",
+    )
     ahead, behind = sorted(counts, key=lambda colour: -counts[colour])
     more = [
         short(kit.phrase(DIFFERENCE, one=ahead, other=behind), str(large - small), topic="difference"),
@@ -230,14 +280,28 @@ def _fraction(kit: Kit) -> Sample:
     radius = kit.rng.uniform(40, 52)
     for piece in range(whole):
         fill = COLOURS[colour] if piece < part else COLOURS.get(rest, WHITE)
-        pad.slice((56, 56), radius, start + piece / whole, start + (piece + 1) / whole, fill, INK if rest == "white" else WHITE)
+        pad.slice(
+            (56, 56),
+            radius,
+            start + piece / whole,
+            start + (piece + 1) / whole,
+            fill,
+            _LINE if rest == "white" else WHITE,
+        )
     ask = short(kit.phrase(FRACTION, colour=colour), f"{part}/{whole}", topic="fraction")
     more = [
         short(kit.phrase(PARTS), str(whole), topic="parts"),
         short(f"How many pieces are {colour}?", str(part), topic="pieces"),
     ]
     caption = f"A circle cut into {whole} parts, {part} of them {colour}."
-    truth = {"form": "fraction", "part": part, "whole": whole, "colour": colour, "rest": rest, "ground": ground}
+    truth = {
+        "form": "fraction",
+        "part": part,
+        "whole": whole,
+        "colour": colour,
+        "rest": rest,
+        "ground": ground,
+    }
     return _sample(kit, pad, ask, more, caption, truth)
 
 

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 
 from llavit.starter.bench.anchors import ANCHORS
 from llavit.starter.bench.general import GENERAL
+from llavit.starter.bench.knowledge import KNOWLEDGE
 from llavit.starter.bench.ocr_chart import OCR_CHART
 from llavit.starter.bench.task import Task
 from llavit.starter.bench.vision import VISION
 
 # One tuple of tasks per family, each in a module of its own; a family is added by one import and one name here.
-TASKS: dict[str, Task] = {task.name: task for task in (*GENERAL, *OCR_CHART, *VISION, *ANCHORS)}
+TASKS: dict[str, Task] = {task.name: task for task in (*GENERAL, *KNOWLEDGE, *OCR_CHART, *VISION, *ANCHORS)}
 
 
 def chosen(tasks: str | Iterable[str] = "all") -> list[Task]:
