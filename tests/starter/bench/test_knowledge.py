@@ -11,6 +11,8 @@ from math import cos, pi, sin
 import numpy as np
 import pytest
 
+pytest.importorskip("resvg_py", reason="of the extra `starter`, which a core install lacks")
+
 from llavit.starter.bench.asking import PLACES
 from llavit.starter.bench.figures import FIGURES, UNSEEN, spots_for
 from llavit.starter.bench.knowledge import KNOWLEDGE

@@ -9,6 +9,8 @@ from functools import cache
 import numpy as np
 import pytest
 
+pytest.importorskip("resvg_py", reason="of the extra `starter`, which a core install lacks")
+
 from llavit.starter import charts
 from llavit.starter.bench.form_values import cities, names
 from llavit.starter.bench.ocr_chart import OCR_CHART
