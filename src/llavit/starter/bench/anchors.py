@@ -8,9 +8,10 @@ from random import Random
 from llavit.starter import shapes
 from llavit.starter.ask import SIDES
 from llavit.starter.bench.compositions import alone, beside, retried
-from llavit.starter.bench.stage import Stage
+from llavit.starter.bench.stage import Shown, Stage
 from llavit.starter.bench.task import Task
 from llavit.starter.captions import caption
+from llavit.starter.concepts import article
 from llavit.starter.kit import SHORT, Ask, Kit, Sample, Split
 from llavit.starter.phrases import DESCRIBE
 from llavit.starter.scene import Scene
@@ -58,18 +59,31 @@ def easy_vqa(kit: Kit) -> list[Sample]:
 
 @retried
 def caption_wild(kit: Kit) -> list[Sample]:
-    """Describe one object, or two beside each other; the nouns are the names of what is there."""
-    stage = Stage.on(kit, "wild")
-    if kit.deal.pick("objects", (1, 2)) == 1:
-        scene = alone(stage, "name", stage.rng.choice(stage.concepts), 60, 104)
-    else:
+    """Describe one object, two beside each other, or a picture with a ground of its own.
+
+    The answer is the reference; what is accepted are the nouns, each with its other names after a "|".
+    """
+    form = kit.deal.pick("form", ("object", "pair", "whole"))
+    stage = Stage.on(kit, "whole" if form == "whole" else "wild")
+    if form == "pair":
         scene = beside(stage, stage.distinct(2), kit.deal.pick("side", SIDES))
-    text = caption(scene, stage)
-    nouns = [thing.concept.name for thing in scene.things]
+    else:
+        scene = alone(stage, "name", stage.rng.choice(stage.concepts), 60, 104)
+    text = reference(stage, scene)
+    nouns = ["|".join([t.concept.name, *stage.accepted(t.concept.name)]) for t in scene.things]
     ask = Ask(kit.phrase(DESCRIBE), text, accepted=tuple(nouns), topic="caption")
-    sample = stage.sample(scene, ask, text=text)
-    sample.truth["nouns"] = [[noun, *stage.accepted(noun)] for noun in nouns]
-    return [sample]
+    return [stage.sample(scene, ask, text=text)]
+
+
+def reference(stage: Stage, scene: Scene) -> str:
+    """The sentence that came with a photograph, a plain one for a picture with a ground of its own, or a caption."""
+    drawing = scene.things[0].drawing if isinstance(scene.things[0], Shown) else None
+    if len(scene.things) > 1 or drawing is None or not (drawing.whole or drawing.photo):
+        return caption(scene, stage)
+    if len(drawing.text.split()) > 2 and drawing.text.endswith("."):
+        return drawing.text
+    name = drawing.name if drawing.name.endswith("s") or drawing.name[0].isupper() else article(drawing.name)
+    return f"A {'photo' if drawing.photo else 'drawing'} of {name}."
 
 
 def _chance() -> float:

@@ -22,6 +22,7 @@ from llavit.starter.bench.registry import chosen
 from llavit.starter.bench.task import Task
 from llavit.starter.bench.watch import Watched
 from llavit.starter.kit import Edition, Gallery, Split
+from llavit.starter.packages import packages
 from llavit.starter.processes import lines_of_processes
 from llavit.starter.sources import package_versions
 
@@ -120,8 +121,14 @@ def _settings(task: Task, edition: str, items: int | None, seed: int, split: str
         "items": task.items if items is None else items,
         "seed": seed,
         "split": split,
-        "packages": package_versions(),
+        "packages": _versions(edition),
     }
+
+
+def _versions(edition: str) -> dict[str, str]:
+    """Version of each package that the pictures of an edition come from."""
+    added = {p.name: p.version for p in packages().values()} if edition == "full" else {}
+    return {**package_versions(), **added}
 
 
 def _shares(tasks: Sequence[Task], workers: int, items: int | None) -> list[list[Task]]:

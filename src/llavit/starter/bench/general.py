@@ -28,7 +28,7 @@ POPULAR = 1 / 8
 def mme(kit: Kit) -> list[Sample]:
     """Two questions about one picture in the same words but one; one of them is answered by yes, one by no."""
     kind, kit = part(kit, MME_KINDS)
-    stage = Stage.on(kit, "mono" if kind == "colour" else "any")
+    stage = Stage.on(kit, "mono" if kind == "colour" else "fluent")
     make = {"existence": _existence, "colour": _colour, "count": _count, "position": _position}[kind]
     scene, key, yes, no = make(stage)
     form = wording(kit, key, *yes)
@@ -93,7 +93,7 @@ def _position(stage: Stage) -> Pair:
 @retried
 def mmb(kit: Kit) -> list[Sample]:
     """What is shown? One of four names of one category."""
-    stage = Stage.on(kit, "wild")
+    stage = Stage.on(kit, "whole")
     concept = stage.rng.choice(stage.rich)
     others = [c.name for c in stage.alike(concept, 3)]
     scene = alone(stage, "name", concept, 60, 104)
@@ -145,7 +145,7 @@ def pope(kit: Kit) -> list[Sample]:
     What is asked about is drawn before it is decided whether it is there, so that its name tells nothing.
     """
     (kind, answer), kit = part(kit, [(k, a) for k in POPE_KINDS for a in ("yes", "no")])
-    stage = Stage.on(kit, "coloured")
+    stage = Stage.on(kit, "openmoji")
     popular = _popular(stage)
     asked = stage.rng.choice(
         popular if kind == "popular" else stage.rich if kind == "adversarial" else stage.concepts

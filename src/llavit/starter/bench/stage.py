@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from PIL import Image
 
@@ -26,11 +26,8 @@ from llavit.starter.scene import Question, Scene, Thing
 from llavit.starter.sprites import plain_backgrounds
 from llavit.starter.studio import GAP, Studio, size_word
 
-Style = Literal["any", "coloured", "mono", "wild"]
-NOT_OBJECTS = ("flag", "symbol", "country", "outline", "number", "letter", "action")
-"""Categories of a gallery that are no things to put into a scene."""
-_PHOTOS = 120
-"""From so many photographed concepts on, "wild" scenes are made of photographs alone."""
+ENOUGH = 100
+"""A style of which a split shows fewer concepts gives way to a broader one."""
 
 T = TypeVar("T")
 
@@ -64,22 +61,25 @@ class Stock:
 
 
 @lru_cache(maxsize=32)
-def stock(gallery: Gallery, split: Split, style: Style) -> Stock:
+def stock(gallery: Gallery, split: Split, style: str) -> Stock:
     """The objects of a split, by style.
 
     Args:
         gallery: of the edition.
         split: whose drawings.
-        style: "mono" for those that can be tinted, "coloured" for the others, "wild" for photographs where the
-            edition has enough of them (else "coloured"), "any".
+        style: "any"; "mono" for what can be tinted, "coloured" for the rest; "whole" for pictures with a ground
+            of their own, "wild" for photographs, or an art family. Where the split shows too little of one of the
+            last three, "coloured" takes its place.
     """
-    objects = [d for d in gallery.drawings(split) if d.category not in NOT_OBJECTS]
-    if style == "wild":
-        photos = [d for d in objects if d.photo]
-        enough = len({d.name for d in photos}) >= _PHOTOS
-        objects = photos if enough else [d for d in objects if not d.tintable]
-    elif style != "any":
-        objects = [d for d in objects if d.tintable == (style == "mono")]
+    trained = frozenset(d.source for d in (*gallery.drawings("train"), *gallery.pictures("train")))
+    objects = [d for d in gallery.drawings(split) if style == "any" or d.tintable == (style == "mono")]
+    if style not in ("any", "mono", "coloured"):
+        wanted = [d for d in gallery.drawings(split) if d.source == style or (d.photo and style == "wild")]
+        if style == "whole":
+            wild = [d for d in gallery.pictures(split) if split != "test" or d.source not in trained]
+            wanted = [d for d in wild if d.whole and d.category not in (None, "flag")]
+        if len({d.name for d in wanted}) >= ENOUGH:
+            objects = wanted
     drawings: dict[str, list[Drawing]] = {}
     for drawing in objects:
         drawings.setdefault(drawing.name, []).append(drawing)
@@ -94,7 +94,7 @@ def stock(gallery: Gallery, split: Split, style: Style) -> Stock:
         gallery,
         {unseen: tuple(found) for unseen, found in concepts.items()},
         {name: tuple(found) for name, found in drawings.items()},
-        frozenset(d.source for d in gallery.drawings("train")),
+        trained,
     )
 
 
@@ -128,10 +128,10 @@ class Stage(Studio):
     """A studio that draws what its kit's gallery has; made by `on`."""
 
     kit: Kit = None  # type: ignore[assignment]  # always given; a dataclass wants a default after defaults
-    style: Style = "any"
+    style: str = "any"
 
     @classmethod
-    def on(cls, kit: Kit, style: Style = "any") -> Stage:
+    def on(cls, kit: Kit, style: str = "any") -> Stage:
         """The stage of a kit; stages of one kit share its randomness and show seen or unseen concepts alike."""
         return cls(kit.split, kit.rng, kit.deal, kit.image_size, kit=kit, style=style)
 
@@ -186,6 +186,8 @@ class Stage(Studio):
         """An object that shows a certain drawing."""
         if drawing.tintable and colour is None:
             colour = self.rng.choice(list(COLOURS))
+        if drawing.whole:
+            size, centre, margin = self.image_size / self.scale, None, 0
         width, height = self.kit.gallery.render(drawing, round(size * self.scale)).size
         box = self.box(width, height, centre, margin)
         return Shown(
@@ -203,6 +205,8 @@ class Stage(Studio):
         if thing.colour:
             return backgrounds_for(thing.colour)
         assert isinstance(thing, Shown) and thing.drawing is not None
+        if thing.drawing.whole:
+            return ("white",)
         return _grounds(self.kit.gallery, thing.drawing)  # type: ignore[arg-type]  # hashed by identity
 
     def ground(self, things: Sequence[Thing]) -> str | None:

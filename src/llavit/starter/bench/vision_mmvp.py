@@ -48,7 +48,8 @@ Made = tuple[Scene, Scene, str, tuple[str, str], str]
 def mmvp(kit: Kit) -> list[Sample]:
     """The same question about two pictures that are equal but for what it asks for."""
     kind, kit = part(kit, KINDS)
-    stage = Stage.on(kit, "mono" if kind == "colour" else "any" if kind in ("count", "side") else "coloured")
+    style = {"colour": "mono", "count": "any", "side": "any", "upright": "fluent"}.get(kind, "coloured")
+    stage = Stage.on(kit, style)
     make = {
         "colour": _colour,
         "count": _count,
