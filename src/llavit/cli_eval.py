@@ -58,8 +58,19 @@ def eval_(
     name: Annotated[
         str | None, typer.Option(help="Of the model in tables; its folder's if not given.")
     ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="Real benchmarks through lmms-eval instead: paper. --output is then a folder."),
+    ] = None,
 ) -> None:
     """Run the benchmark; the same command again goes on where it stopped."""
+    if suite is not None:
+        if mode is not ModeName.generate:
+            raise ValueError(
+                f"--suite {suite} runs as lmms-eval does: --mode {mode.value} is for our own tasks"
+            )
+        _suite(model, suite, output or _default_output(model, suite), tasks, batch_size, dtype.value, limit)
+        return
     from rich.console import Console
 
     from llavit.evaluate import evaluate
@@ -69,7 +80,10 @@ def eval_(
 
     chosen = _bench(bench, tasks, edition.value)
     if output is None:
-        output = _default_output(model, mode.value, limit)
+        parts = [mode.value] if mode is not ModeName.generate else []
+        output = _default_output(
+            model, "-".join(["eval", *parts, *([f"first-{limit}"] if limit else [])]) + ".json"
+        )
     with quiet_transformers():
         loaded, processor = load_model(model, dtype=dtype.value)
     wanted = [one for one in baselines.split(",") if one.strip() and one != "none"]
@@ -141,11 +155,28 @@ def _bench(folder: Path, tasks: str, edition: Any) -> list[Any]:
     return load_bench(folder, tasks)
 
 
-def _default_output(model: str, mode: str, limit: int | None) -> Path:
+def _default_output(model: str, name: str) -> Path:
     if not Path(model).is_dir():
-        raise ValueError(f"{model} is no folder, so say where the result goes: --output RUN.json")
-    parts = ["eval", *([mode] if mode != "generate" else []), *([f"first-{limit}"] if limit else [])]
-    return Path(model) / f"{'-'.join(parts)}.json"
+        raise ValueError(f"{model} is no folder, so say where the results go: --output")
+    return Path(model) / name
+
+
+def _suite(
+    model: str, suite: str, output: Path, tasks: str, batch_size: int, dtype: str, limit: int | None
+) -> None:
+    from llavit.evaluate.lmms import run_suite
+
+    run_suite(
+        model,
+        suite,
+        output=output,
+        tasks=tasks,
+        batch_size=batch_size,
+        dtype=dtype,
+        limit=limit,
+        report=lambda line: typer.echo(line, err=True),
+    )
+    typer.echo(output / f"{suite}.json")
 
 
 @contextmanager
