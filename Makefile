@@ -22,18 +22,20 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 BIN := $(VENV)/bin
+EXTRAS := $(VENV)/extras
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Of pip's lines, those that show that something happens. Warnings and errors come on stderr, unfiltered.
 SHORT := awk '/^ *(Downloading|Building|Installing|Successfully)/ { print substr($$0, 1, 150); fflush() }'
 # Small matrices and two pytest workers: threads that wait for each other only slow each other down.
 QUIET_THREADS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 
-.PHONY: help demo test test-slow lint clean
+.PHONY: help demo test test-slow test-extras lint clean
 
 help:
 	@echo "make demo       train a small LLaViT on this machine, out of packaged weights and pictures, and ask it"
 	@echo "make test       lint, then all tests but the slow ones (make test TESTS=tests/data: some of them)"
-	@echo "make test-slow  the slow tests"
+	@echo "make test-slow  the slow tests, then those of make test-extras"
+	@echo "make test-extras  the tests that need Weights & Biases, bitsandbytes (QLoRA) and DeepSpeed"
 	@echo "make lint       ruff (rules and format) and mypy"
 	@echo "make clean      remove caches and build outputs; keeps $(VENV), runs/ and converted weights"
 	@echo
@@ -43,10 +45,13 @@ demo: $(VENV)/.starter
 	$(BIN)/llavit demo
 
 test: lint
-	$(QUIET_THREADS) $(BIN)/pytest -n 2 -m "not slow" $(TESTS)
+	$(QUIET_THREADS) $(BIN)/pytest -n 2 -m "not slow and not extras" $(TESTS)
 
-test-slow: $(VENV)/.dev
-	$(QUIET_THREADS) $(BIN)/pytest -m slow $(TESTS)
+test-slow: $(VENV)/.dev test-extras
+	$(QUIET_THREADS) $(BIN)/pytest -m "slow and not extras" $(TESTS)
+
+test-extras: $(EXTRAS)/.ready
+	$(QUIET_THREADS) $(EXTRAS)/bin/python -m pytest -m extras -rs tests/train
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
@@ -90,4 +95,25 @@ $(VENV)/.starter: $(VENV)/.torch pyproject.toml
 $(VENV)/.dev: $(VENV)/.starter pyproject.toml
 	@echo "== what tests and linting need"
 	@set -euo pipefail; $(PIP) install --no-warn-conflicts --editable '.[dev]' | $(SHORT)
+	@touch $@
+
+# Weights & Biases, bitsandbytes and DeepSpeed have an environment of their own, laid over the first: others import
+# the last two wherever they find them, seconds for each process of a test. DeepSpeed is built from source, against
+# the torch that is there; its kernels are compiled when used (a C++ compiler and ninja do it).
+WANTED := import sys, tomllib; \
+  extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
+  print(*{need for name in sys.argv[1:] for need in extras[name]})
+
+$(EXTRAS)/.ready: $(VENV)/.dev pyproject.toml
+	@echo "== Weights & Biases, bitsandbytes and DeepSpeed, in $(EXTRAS)"
+	@set -euo pipefail; \
+	$(BIN)/python -m venv $(EXTRAS); \
+	below=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	here=$$($(EXTRAS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	echo "import site; site.addsitedir('$$below')" > "$$here/below.pth"; \
+	needs=$$($(BIN)/python -c '$(WANTED)' wandb qlora deepspeed); \
+	$(EXTRAS)/bin/python -m pip --disable-pip-version-check install --no-warn-conflicts setuptools wheel ninja \
+	  py-cpuinfo | $(SHORT); \
+	DS_BUILD_OPS=0 $(EXTRAS)/bin/python -m pip --disable-pip-version-check install --no-warn-conflicts \
+	  --no-build-isolation $$needs | $(SHORT)
 	@touch $@

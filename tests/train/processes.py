@@ -39,7 +39,9 @@ def train_in(folder, recipe_file, *overrides, processes=1, send=None, rank=0, st
         port = str(probe.getsockname()[1])
     started = []
     for number in range(processes):
-        environment = {"ACCELERATE_USE_CPU": "true", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+        environment = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+        if not any(override.startswith("parallel=zero") for override in overrides):
+            environment["ACCELERATE_USE_CPU"] = "true"  # with DeepSpeed it is an error
         if processes > 1:
             environment |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(processes)}
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

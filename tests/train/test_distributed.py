@@ -1,19 +1,22 @@
 """Several processes on one machine (gloo, CPU). Each starts on its own, as `torchrun` would start it."""
 
 import json
+import os
 import signal
+import subprocess
 import sys
+import types
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from llavit import LlavitForConditionalGeneration
-from llavit.train.distributed import LAUNCH, StepShares
+from llavit.train.distributed import LAUNCH, StepShares, deepspeed_config
 from llavit.train.progress import read_step_log
 from llavit.train.run import train
 from llavit.train.stopping import EXIT_STATUS
-from tests.train.processes import train_in
+from tests.train.processes import TIMEOUT, train_in
 
 # Micro-batches of one: every third record has no image, so that in most steps one process sees images and one does
 # not. Ten samples of the second stage do not fill its last step.
@@ -68,6 +71,47 @@ def test_two_processes_train_as_one_also_where_one_of_them_sees_no_image(tiny, a
         assert not any(info.values())
 
 
+@pytest.mark.parametrize("parallel", ["fsdp2", pytest.param("ddp", marks=pytest.mark.slow)])
+def test_accelerate_launch_starts_them_as_well(tiny, alone, tmp_path, parallel):
+    options = [part for option in (*SPLIT, f"parallel={parallel}") for part in ("--set", option)]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        LAUNCH / "accelerate.yaml",
+    ]
+    command += ["--num_processes", "2", "--main_process_port", "0", "-m", "llavit.cli", "train"]
+    command += [tiny.recipe_file, "--output", tmp_path, *options]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+    assert ended.returncode == 0, ended.stderr
+    assert_same_run(alone, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "key"),
+    [
+        ("ACCELERATE_USE_FSDP", "true", "asks for FSDP, .*parallel: fsdp2"),
+        ("ACCELERATE_USE_DEEPSPEED", "true", "asks for DeepSpeed, .*parallel: zero2 or zero3"),
+        ("ACCELERATE_MIXED_PRECISION", "bf16", "asks for mixed precision, .*dtype: bfloat16"),
+    ],
+)
+def test_what_else_accelerate_is_configured_for_is_refused(tiny, tmp_path, monkeypatch, variable, value, key):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=f"{key}.*accelerate.yaml"):
+        train(tiny.recipe(), output=tmp_path, progress=False)
+
+
+def test_deepspeed_on_a_cpu_is_not_silently_ddp(monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepspeed", types.ModuleType("deepspeed"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert deepspeed_config("zero3") == str(LAUNCH / "zero3.json")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    with pytest.raises(ValueError, match=r"zero3 with ACCELERATE_USE_CPU set.*DDP"):
+        deepspeed_config("zero3")
+
+
 def steps_of(folder, stage="pretrain"):
     return [row["step"] for row in read_step_log(folder / f"{stage}.work/train_log.jsonl")]
 
@@ -94,8 +138,9 @@ def test_what_one_process_saved_goes_on_in_two(tiny, alone, tmp_path):
     assert_same_run(alone, tmp_path)
 
 
-def test_fsdp2_also_trains_the_tower_and_recomputes_activations(tiny, tmp_path):
-    # A tower that trains is cut up as well, so every process has to run it in every step.
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_the_tower_trains_as_well_and_activations_are_recomputed(tiny, tmp_path, parallel):
+    # Every process has to run the tower in every step; nothing reads its layers above the second-to-last.
     everything = [f"stages.0.learning_rates.{part}=1e-3" for part in ("vision_tower", "llm")]
     options = [
         *SPLIT,
@@ -105,7 +150,10 @@ def test_fsdp2_also_trains_the_tower_and_recomputes_activations(tiny, tmp_path):
         "stages.0.steps=2",
     ]
     train(tiny.recipe(*options), output=tmp_path / "one", progress=False)
-    assert train_in(tmp_path / "two", tiny.recipe_file, *options, "parallel=fsdp2", processes=2) == [0, 0]
+    assert train_in(tmp_path / "two", tiny.recipe_file, *options, f"parallel={parallel}", processes=2) == [
+        0,
+        0,
+    ]
     assert_same_run(tmp_path / "one", tmp_path / "two")
 
 

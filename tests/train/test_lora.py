@@ -23,7 +23,7 @@ from llavit.model.adapters import (
     lora_targets,
     merge_adapters,
 )
-from llavit.train.lora import hold_frozen
+from llavit.train.lora import hold_frozen, quantize_llm
 from llavit.train.parts import freeze, optimizer_groups, parameters_by_part, parts_table
 from llavit.train.progress import read_step_log
 from llavit.train.run import train
@@ -371,8 +371,31 @@ def test_qlora_without_bitsandbytes_names_the_extra(tiny, tmp_path, monkeypatch)
         train(recipe, output=tmp_path, progress=False)
 
 
+@pytest.mark.extras
+def test_qlora_holds_the_linear_layers_of_the_llm_in_four_bits_and_no_others(tiny, sample):
+    pytest.importorskip("bitsandbytes", reason="of the extra `qlora`: make test-extras")
+    from bitsandbytes.nn import Linear4bit
+
+    whole, small = (tiny.build(dtype=torch.float32).model.eval() for _ in range(2))
+    quantize_llm(small)
+    held = {name for name, module in small.named_modules() if isinstance(module, Linear4bit)}
+    layers = small.get_decoder().layers
+    linear = {f"layers.{i}.{name}" for i, layer in enumerate(whole.get_decoder().layers)
+              for name, module in layer.named_modules()
+              if isinstance(module, torch.nn.Linear) and not name.endswith(".visual")}  # fmt: skip
+    assert {name.removeprefix("model.language_model.") for name in held} == linear
+    weight, before = layers[0].mlp.up_proj.weight, whole.get_decoder().layers[0].mlp.up_proj.weight
+    assert weight.dtype is torch.uint8 and weight.numel() == before.numel() / 2
+    # NormalFloat has 16 steps between a block's largest weight and its negative: half the widest is 0.15 of that.
+    from bitsandbytes.functional import dequantize_4bit
+
+    near = dequantize_4bit(weight.data, weight.quant_state).float()
+    assert 0 < (near - before).abs().max() <= 0.16 * before.abs().max()
+
+
+@pytest.mark.extras
 def test_qlora_trains_over_four_bit_layers_and_loads_over_the_whole_base(tiny, tmp_path, sample):
-    pytest.importorskip("bitsandbytes", reason="the extra qlora is not part of the test environment")
+    pytest.importorskip("bitsandbytes", reason="of the extra `qlora`: make test-extras")
     recipe = tiny.recipe(
         "dtype=bfloat16",
         "stages.1.lora={rank: 4, alpha: 8, quantize: nf4}",

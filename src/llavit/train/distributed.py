@@ -1,7 +1,7 @@
 """Many processes: what each of them takes of a step, how FSDP2 cuts a model up, and what they agree on.
 
-Processes are started by `torchrun` (or `accelerate launch`, or one by one with `RANK` and `WORLD_SIZE` set). How
-they share the work is a recipe's `parallel`:
+Processes are started by `torchrun` (or `accelerate launch` with `launch/accelerate.yaml`, or one by one with `RANK`
+and `WORLD_SIZE` set). How they share the work is a recipe's `parallel`:
 
     ddp      every process holds the whole model
     fsdp2    weights, gradients and optimizer are cut into one part per process (torch's `fully_shard`)
@@ -32,7 +32,7 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedModel
 
 LAUNCH = Path(__file__).parent / "launch"
-"""DeepSpeed's configurations, one file for each way; made to be copied."""
+"""Configurations of DeepSpeed, one file for each way, and of `accelerate launch`; made to be copied."""
 
 
 def world_size() -> int:
@@ -45,6 +45,32 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def check_launcher() -> None:
+    """Refuse what a configuration of `accelerate launch` asks for besides processes: the recipe says it.
+
+    Raises:
+        ValueError: it asks for FSDP, DeepSpeed or mixed precision; names the recipe's key in its place.
+
+    Example:
+        >>> check_launcher()
+    """
+    asked = {
+        "FSDP": (_is_set("ACCELERATE_USE_FSDP"), "parallel: fsdp2"),
+        "DeepSpeed": (_is_set("ACCELERATE_USE_DEEPSPEED"), "parallel: zero2 or zero3"),
+        "mixed precision": (os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no", "dtype: bfloat16"),
+    }
+    for what, (wanted, key) in asked.items():
+        if wanted:
+            raise ValueError(
+                f"accelerate's configuration asks for {what}, which is the recipe's to say ({key}). Start the "
+                f"processes with torchrun, or with accelerate launch --config_file {LAUNCH / 'accelerate.yaml'}"
+            )
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "false").lower() in ("1", "true", "yes", "on", "y", "t")
+
+
 def leave() -> None:
     """Leave the group of processes, if there is one; for the end of a program."""
     if torch.distributed.is_initialized():
@@ -52,10 +78,14 @@ def leave() -> None:
 
 
 def deepspeed_config(parallel: str) -> str | None:
-    """Give the path of DeepSpeed's configuration for `zero2` and `zero3`; None for the ways without DeepSpeed.
+    """Give the path of DeepSpeed's configuration for `zero2` and `zero3`.
+
+    Returns:
+        the path; None for the ways without DeepSpeed, and for a single process, which has nothing to share.
 
     Raises:
         ImportError: DeepSpeed is not installed.
+        ValueError: ACCELERATE_USE_CPU is set, with which accelerate would train with DDP in its place.
 
     Example:
         >>> deepspeed_config("fsdp2") is None
@@ -69,6 +99,13 @@ def deepspeed_config(parallel: str) -> str | None:
         raise ImportError(
             f"parallel: {parallel} needs DeepSpeed: pip install 'llavit[deepspeed]'; fsdp2 does the same without it"
         ) from error
+    if world_size() == 1:
+        return None
+    if _is_set("ACCELERATE_USE_CPU"):
+        raise ValueError(
+            f"parallel: {parallel} with ACCELERATE_USE_CPU set: accelerate would leave DeepSpeed out and train with "
+            "DDP. Unset it (DS_ACCELERATOR=cpu is DeepSpeed's own way to say it), or set parallel: fsdp2"
+        )
     return str(LAUNCH / f"{parallel}.json")
 
 
@@ -77,6 +114,7 @@ def forget_deepspeed() -> None:
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()
+    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # accelerate's own note of it, which outlives the stage
 
 
 class StepShares(Sampler[list[int]]):

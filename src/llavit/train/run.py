@@ -18,7 +18,7 @@ from llavit.data.readers import Reader
 from llavit.model.adapters import has_adapters, merge_adapters
 from llavit.progress import quiet_transformers
 from llavit.train.compiling import compile_layers
-from llavit.train.distributed import forget_deepspeed, is_first_process
+from llavit.train.distributed import check_launcher, forget_deepspeed, is_first_process
 from llavit.train.features import prepare_features
 from llavit.train.logs import TensorBoardLog, WandbLog
 from llavit.train.lora import adapt, hold_frozen, move_base
@@ -71,6 +71,7 @@ def train(
         model = LlavitForConditionalGeneration.from_pretrained(folder)
         ```
     """
+    check_launcher()
     folder = Path(output) if output is not None else recipe.folder
     first = is_first_process()
     console = Console(stderr=True, quiet=not (progress and first))

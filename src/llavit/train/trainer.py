@@ -72,8 +72,10 @@ def training_arguments(
         parallel: how several processes share the work, see `distributed.py`.
 
     Raises:
-        ValueError: the batch does not divide into micro-batches over all processes.
+        ValueError: the batch does not divide into micro-batches over all processes; or ACCELERATE_USE_CPU is at
+            odds with `parallel` (`deepspeed_config`).
         ImportError: `parallel` needs DeepSpeed, which is not installed.
+        RuntimeError: the processes were started in a way in which they do not find each other.
     """
     processes = world_size()
     if stage.batch_size % (stage.micro * processes):
@@ -104,9 +106,16 @@ def training_arguments(
         remove_unused_columns=False,  # sample ids travel with the batch
         dataloader_num_workers=stage.workers,
         dataloader_pin_memory=torch.cuda.is_available(),
-        ddp_find_unused_parameters=False,  # the model keeps every part in the graph of every batch
+        # The model keeps every part in the graph of every batch. Only of a tower are there layers that nothing reads:
+        # those above the deepest one that gives features.
+        ddp_find_unused_parameters=to_plain(stage.learning_rates)["vision_tower"] > 0,
         deepspeed=deepspeed_config(parallel),
     )
+    if args.world_size != processes:
+        raise RuntimeError(
+            f"WORLD_SIZE is {processes}, but accelerate finds {args.world_size} processes: start them with torchrun, "
+            "or set RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT as well"
+        )
     # Else one process with several GPUs gets DataParallel, which cuts batches.
     args._n_gpu = min(args.n_gpu, 1)
     return args
