@@ -36,8 +36,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def save_parts(folder: Path) -> tuple[Path, Path]:
-    """Write a CLIP tower (4 patches) and a Llama with its tokenizer; give their folders."""
+def save_parts(folder: Path, width: int = 32) -> tuple[Path, Path]:
+    """Write a CLIP tower (4 patches) and a Llama of a width with its tokenizer; give their folders."""
     torch.manual_seed(0)
     vision, llm = folder / "vision", folder / "llm"
     CLIPVisionModel(
@@ -56,7 +56,7 @@ def save_parts(folder: Path) -> tuple[Path, Path]:
     LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(words),
-            hidden_size=32,
+            hidden_size=width,
             intermediate_size=64,
             num_hidden_layers=2,
             num_attention_heads=4,

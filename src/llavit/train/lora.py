@@ -16,6 +16,9 @@ from llavit.train.recipe import Recipe, Stage
 BASE = "base"
 """Folder, within that of a first stage with adapters, of the model that they adapt."""
 
+_BLOCK = 64
+"""Weights that share a scale in 4 bits, in bitsandbytes."""
+
 
 def adapt(model: Any, recipe: Recipe, stage: Stage, work: Path) -> None:
     """Add the adapters that a stage asks for; with `quantize`, hold what they adapt in 4 bits.
@@ -88,6 +91,8 @@ def quantize_llm(model: Any) -> None:
 
     Raises:
         ImportError: bitsandbytes is missing.
+        ValueError: on a CPU, a layer that bitsandbytes would read back wrongly there: its inputs are no multiple of
+            the 64 weights that share a scale (measured with 0.50.2: errors as large as the weights).
     """
     try:
         import bitsandbytes as bnb
@@ -98,6 +103,11 @@ def quantize_llm(model: Any) -> None:
         if not isinstance(linear, nn.Linear) or "visual" in name.split(".") or not name.startswith("layers."):
             continue
         device = linear.weight.device
+        if device.type == "cpu" and linear.in_features % _BLOCK:
+            raise ValueError(
+                f"quantize: nf4 on a CPU needs layers whose inputs are a multiple of {_BLOCK}, {name} has "
+                f"{linear.in_features}: bitsandbytes would compute it wrongly. Use a GPU, or leave quantize out"
+            )
         small = bnb.nn.Linear4bit(
             linear.in_features,
             linear.out_features,
