@@ -10,7 +10,7 @@ from typing import Any
 
 from llavit.starter.bench.asking import PLACES, by_turns, short
 from llavit.starter.bench.pen import Pad
-from llavit.starter.bench.things import Shown, named, shelf, unseen_concept, unseen_style
+from llavit.starter.bench.things import Shown, drawings_of, named, shelf, unseen_concept, unseen_style
 from llavit.starter.concepts import article, held_out
 from llavit.starter.kit import Ask, Gallery, Kit, Sample, Split
 from llavit.starter.palette import BACKGROUNDS
@@ -79,7 +79,11 @@ def classify(kit: Kit) -> list[Sample]:
 def _one_of(kit: Kit, names: Sequence[str], label: str) -> str:
     """A name: in 3 of 10 tests one that training never shows, where there is one."""
     unseen = kit.split == "test" and kit.deal.pick(label, (True, False, False) * 3 + (False,))
-    return kit.rng.choice([name for name in names if held_out(name) == unseen] or list(names))
+    wanted = [name for name in names if held_out(name) == unseen] or list(names)
+    for name in kit.rng.sample(wanted, len(wanted)):
+        if drawings_of(kit, name):
+            return name
+    return kit.rng.choice(list(names))
 
 
 def _single(

@@ -197,7 +197,7 @@ def _sum(kit: Kit) -> Sample:
     else:
         other = kit.rng.randint(1, 9)
         one = result + other
-    family, font = font_for(kit)
+    family, font = font_for(kit, digits=True)
     text = f"{one} {'+' if plus else '-'} {other} = ?"
     colour = kit.rng.choice([c for c in COLOURS if c != "yellow"])
     ground = ground_for(kit, [colour])

@@ -7,6 +7,7 @@ from typing import Any
 from llavit.starter.bench.asking import by_turns, short
 from llavit.starter.bench.ocr_words import words_of
 from llavit.starter.bench.pen import INK, SMALLEST, Pad, font_for, largest, letters_on
+from llavit.starter.bench.things import solid
 from llavit.starter.concepts import article, confusable, held_out
 from llavit.starter.kit import Ask, Drawing, Kit, Sample
 from llavit.starter.palette import BACKGROUNDS, COLOURS, backgrounds_for
@@ -126,7 +127,8 @@ def _things(kit: Kit, number: int) -> list[Drawing]:
     while len(found) < number:
         drawing = kit.rng.choice(among)
         other_kind = drawing.category and drawing.category not in [d.category for d in found]
-        if other_kind and not confusable(drawing.name, [d.name for d in found]):
+        alike = confusable(drawing.name, [d.name for d in found])
+        if other_kind and not alike and solid(kit.gallery, drawing):  # type: ignore[arg-type]  # hashed by identity
             found.append(drawing)
     return found
 

@@ -82,7 +82,7 @@ def read_text(kit: Kit) -> list[Sample]:
     kind = kit.deal.pick("kind", ("word", "word", "word", "number", "number", "letters"))
     answer = random_text(kit, kind)
     text = rng.choice((answer, answer.title(), answer.upper())) if kind == "word" else answer
-    family, font = font_for(kit)
+    family, font = font_for(kit, digits=kind == "number")
     plate = rng.random() < 0.3
     colour = rng.choice(list(COLOURS) if plate else INKS)
     ground = ground_for(kit, [colour])

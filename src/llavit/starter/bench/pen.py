@@ -66,22 +66,47 @@ def largest(text: str, path: str, width: float, tallest: float) -> float:
 
 
 @cache
-def _clear(paths: tuple[str, ...]) -> tuple[str, ...]:
-    clear = tuple(path for path in paths if _proportions(path)[1] >= 0.6 * _proportions(path)[0])
-    return clear or paths
+def lining(path: str) -> bool:
+    """Whether all digits are as tall as capitals; where they are not, 1 looks like I, and 0 like o."""
+    capital = _proportions(path)[0] * 100
+    boxes = [face(path, 100).getbbox(digit) for digit in "0123456789"]
+    return all(0.85 * capital <= bottom - top <= 1.15 * capital for _, top, _, bottom in boxes)
 
 
-def font_for(kit: Kit, small: bool = False) -> tuple[str, str]:
+@cache
+def _slant(path: str) -> float:
+    """How far the top of an l lies to the right of its foot, as a share of its height."""
+    letter = Image.new("L", (160, 160))
+    ImageDraw.Draw(letter).text((40, 120), "l", fill=255, font=face(path, 100), anchor="ls")
+    box = letter.getbbox()
+    assert box is not None
+    _, top, _, bottom = box
+    fifth = (bottom - top) // 5
+    middles = []
+    for upper, lower in ((top + fifth, top + 2 * fifth), (bottom - 2 * fifth, bottom - fifth)):
+        strip = letter.crop((0, upper, 160, lower)).getbbox()
+        assert strip is not None
+        middles.append((strip[0] + strip[2]) / 2)
+    return (middles[0] - middles[1]) / (bottom - top)
+
+
+@cache
+def plain(path: str) -> bool:
+    """Whether a font can be read at the smallest size: upright, lining digits, an x not tiny beside a capital."""
+    capital, small = _proportions(path)
+    return small >= 0.6 * capital and lining(path) and abs(_slant(path)) < 0.06
+
+
+def font_for(kit: Kit, small: bool = False, digits: bool = False) -> tuple[str, str]:
     """Family and path of a font of the split, each family as often.
 
     Args:
         kit: whose gallery and randomness are used.
-        small: for small letters; a font whose small letters are tiny beside its capitals is left out.
+        small: only plain fonts; for small letters, and for letters that stand alone.
+        digits: only fonts whose digits are as tall as capitals.
     """
-    fonts = list(kit.gallery.fonts(kit.split))
-    if small:
-        clear = _clear(tuple(path for _, path in fonts))
-        fonts = [font for font in fonts if font[1] in clear]
+    every = list(kit.gallery.fonts(kit.split))
+    fonts = [f for f in every if (plain(f[1]) or not small) and (lining(f[1]) or not digits)] or every
     family = kit.rng.choice(sorted({family for family, _ in fonts}))
     return kit.rng.choice([font for font in fonts if font[0] == family])
 

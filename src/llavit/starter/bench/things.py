@@ -33,6 +33,14 @@ def _plain(gallery: Gallery, drawing: Drawing) -> tuple[str, ...]:
     return plain_backgrounds(gallery.render(drawing, 64))
 
 
+@lru_cache(maxsize=8192)
+def solid(gallery: Gallery, drawing: Drawing) -> bool:
+    """Whether a drawing is still seen at a quarter of the picture: not a stick, not a few thin lines."""
+    image = gallery.render(drawing, 48)
+    covered = sum(image.getchannel("A").histogram()[129:])
+    return min(image.size) >= 0.35 * max(image.size) and covered >= 0.15 * 48 * 48
+
+
 @dataclass(frozen=True)
 class Shown:
     """A drawing as it is shown: tinted if it has no colours of its own."""
@@ -51,10 +59,17 @@ class Shown:
         return kit.gallery.render(self.drawing, round(size * kit.scale), tint)
 
 
+def drawings_of(kit: Kit, name: str) -> list[Drawing]:
+    """Solid drawings of a name; there may be none."""
+    every = shelf(kit.gallery, kit.split)[name]  # type: ignore[arg-type]  # hashed by identity
+    return [drawing for drawing in every if solid(kit.gallery, drawing)]  # type: ignore[arg-type]
+
+
 def named(kit: Kit, names: Sequence[str]) -> tuple[list[Shown], str]:
     """One drawing of each name, and a background on which all of them stand out; on white if there is none."""
     gallery, rng = kit.gallery, kit.rng
-    drawings = [rng.choice(shelf(gallery, kit.split)[name]) for name in names]  # type: ignore[arg-type]
+    every = shelf(gallery, kit.split)  # type: ignore[arg-type]
+    drawings = [rng.choice(drawings_of(kit, name) or every[name]) for name in names]
     fits = [_plain(gallery, drawing) for drawing in drawings if not drawing.tintable]  # type: ignore[arg-type]
     ground = rng.choice([g for g in BACKGROUNDS if all(g in fit for fit in fits)] or ["white"])
     tints = [colour for colour in COLOURS if ground in backgrounds_for(colour)]
@@ -62,7 +77,7 @@ def named(kit: Kit, names: Sequence[str]) -> tuple[list[Shown], str]:
 
 
 def unlike(kit: Kit, among: Sequence[str], number: int, beside: Sequence[str] = ()) -> list[str]:
-    """Random names that nobody would mistake for one another, nor for those in `beside`.
+    """Random names of solid drawings that nobody would mistake for one another, nor for those in `beside`.
 
     Raises:
         ValueError: there are not that many.
@@ -71,7 +86,7 @@ def unlike(kit: Kit, among: Sequence[str], number: int, beside: Sequence[str] = 
     kit.rng.shuffle(order)
     found: list[str] = []
     for name in order:
-        if len(found) < number and not confusable(name, [*beside, *found]):
+        if len(found) < number and not confusable(name, [*beside, *found]) and drawings_of(kit, name):
             found.append(name)
     if len(found) < number:
         raise ValueError(f"only {len(found)} of {len(order)} names can be told apart; {number} are needed")
