@@ -8,11 +8,13 @@
 #   PYTHON   the interpreter to make the environment with. The default is the first on the PATH that is
 #            recent enough.
 #   VENV     where the environment goes. Delete that folder to start over, or to change TORCH.
+#   LMMS     where the environment with lmms-eval goes (make test-lmms, make test-slow).
 #   TESTS    what pytest runs, with its options (make test TESTS="tests/data -x").
 
 TORCH  ?= torch==2.13.0
 PYTHON ?= $(firstword $(foreach python,python3 python3.14 python3.13 python3.12 python3.11,$(call recent,$(python))))
 VENV   ?= .venv
+LMMS   ?= .venv-lmms
 TESTS  ?= tests src
 
 recent = $(shell $(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $(1))
@@ -24,20 +26,22 @@ SHELL := /bin/bash
 BIN := $(VENV)/bin
 EXTRAS := $(VENV)/extras
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+LMMS_PIP := $(LMMS)/bin/python -m pip --disable-pip-version-check
 # Of pip's lines, those that show that something happens. Warnings and errors come on stderr, unfiltered.
 SHORT := awk '/^ *(Downloading|Building|Installing|Successfully)/ { print substr($$0, 1, 150); fflush() }'
 # Small matrices and two pytest workers: threads that wait for each other only slow each other down.
 QUIET_THREADS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 
-.PHONY: help demo test test-slow test-extras lint clean
+.PHONY: help demo test test-slow test-extras test-lmms lint clean
 
 help:
 	@echo "make demo       train a small LLaViT on this machine, out of packaged weights and pictures, and ask it"
 	@echo "make test       lint, then all tests but the slow ones (make test TESTS=tests/data: some of them)"
-	@echo "make test-slow  the slow tests, then those of make test-extras"
+	@echo "make test-slow  the slow tests, those of make test-extras and make test-lmms among them"
 	@echo "make test-extras  the tests that need Weights & Biases, bitsandbytes (QLoRA) and DeepSpeed"
+	@echo "make test-lmms  the tests that run lmms-eval, in an environment of its own, $(LMMS)"
 	@echo "make lint       ruff (rules and format) and mypy"
-	@echo "make clean      remove caches and build outputs; keeps $(VENV), runs/ and converted weights"
+	@echo "make clean      remove caches and build outputs; keeps $(VENV), $(LMMS), runs/ and converted weights"
 	@echo
 	@echo "The first call makes an environment in $(VENV); TORCH=... says which torch (see the head of the Makefile)."
 
@@ -47,11 +51,14 @@ demo: $(VENV)/.starter
 test: lint
 	$(QUIET_THREADS) $(BIN)/pytest -n 2 -m "not slow and not extras" $(TESTS)
 
-test-slow: $(VENV)/.dev test-extras
-	$(QUIET_THREADS) $(BIN)/pytest -m "slow and not extras" $(TESTS)
+test-slow: $(VENV)/.dev test-extras $(LMMS)/.ready
+	$(QUIET_THREADS) LMMS_PYTHON=$(abspath $(LMMS))/bin/python $(BIN)/pytest -m "slow and not extras" $(TESTS)
 
 test-extras: $(EXTRAS)/.ready
 	$(QUIET_THREADS) $(EXTRAS)/bin/python -m pytest -m extras -rs tests/train
+
+test-lmms: $(VENV)/.dev $(LMMS)/.ready
+	$(QUIET_THREADS) LMMS_PYTHON=$(abspath $(LMMS))/bin/python $(BIN)/pytest -m slow tests/evaluate/lmms
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
@@ -116,4 +123,17 @@ $(EXTRAS)/.ready: $(VENV)/.dev pyproject.toml
 	  py-cpuinfo | $(SHORT); \
 	DS_BUILD_OPS=0 $(EXTRAS)/bin/python -m pip --disable-pip-version-check install --no-warn-conflicts \
 	  --no-build-isolation $$needs | $(SHORT)
+	@touch $@
+
+# lmms-eval depends on much, torchvision among it, so it has an environment of its own. The constraint keeps pip from
+# putting another torch in with torchvision. Where that does not fit the torch at hand (a CPU build), it goes out again:
+# neither llavit nor the tasks need it. An interrupted installation goes on where it stopped.
+$(LMMS)/.ready: $(VENV)/.torch pyproject.toml
+	@echo "== $(LMMS): lmms-eval and what it depends on (minutes, the first time)"
+	@$(PYTHON) -m venv $(LMMS)
+	@$(LMMS)/bin/python -c 'import torch' 2>/dev/null || $(LMMS_PIP) install --no-deps $(TORCH)
+	@$(LMMS)/bin/python -c 'from importlib.metadata import version as v; print("torch==" + v("torch").split("+")[0])' \
+	  > $(LMMS)/torch.txt
+	@set -euo pipefail; $(LMMS_PIP) install --no-warn-conflicts -c $(LMMS)/torch.txt --editable '.[lmms]' | $(SHORT)
+	@$(LMMS)/bin/python -c 'import torchvision' 2>/dev/null || $(LMMS_PIP) uninstall --quiet --yes torchvision
 	@touch $@

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llavit.evaluate.lmms.paper import PAPER
-from llavit.evaluate.lmms.suite import choose, model_fingerprint, scores
+from llavit.evaluate.lmms.suite import choose, folder_fingerprint, scores
 
 PAGE = Path(__file__).parents[3] / "docs" / "benchmarks" / "real.md"
 
@@ -58,8 +58,8 @@ def test_a_metric_that_is_missing_or_ambiguous_is_no_score():
 
 def test_a_changed_model_has_another_fingerprint(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    before = model_fingerprint(tmp_path)
-    assert before == model_fingerprint(tmp_path)
+    before = folder_fingerprint(tmp_path)
+    assert before == folder_fingerprint(tmp_path)
     (tmp_path / "config.json").write_text('{"a": 1}')
-    assert before != model_fingerprint(tmp_path)
-    assert model_fingerprint("org/model") is None
+    assert before != folder_fingerprint(tmp_path)
+    assert folder_fingerprint("org/model") is None

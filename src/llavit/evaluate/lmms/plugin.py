@@ -39,7 +39,7 @@ class LlavitLmms(lmms):
         **kwargs: for `from_pretrained`: attn_implementation, revision, visual_qkv, bidirectional_visual_attention.
 
     Attributes:
-        prompts: the first rendered prompt of each task, one image token per image.
+        prompts: the rendered prompt of each task's first row, one image token per image.
         long: requests by task whose prompt and answer are longer than what the LLM was trained on.
     """
 
@@ -66,6 +66,7 @@ class LlavitLmms(lmms):
         self.batch_size = int(batch_size)
         self.keep_model = keep_model
         self.prompts: dict[str, str] = {}
+        self._shown: dict[str, int] = {}  # the row of each of these prompts
         self.long: dict[str, list[str]] = defaultdict(list)
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
 
@@ -132,8 +133,10 @@ class LlavitLmms(lmms):
         except Exception as error:
             raise RuntimeError(f"no answer to {', '.join(names)}: {error}") from error
         for request, messages, answer in zip(requests, conversations, answers, strict=True):
-            if request.args[4] not in self.prompts:
-                self.prompts[request.args[4]] = self.processor.render(messages, add_generation_prompt=True)
+            doc_id, task = request.args[3], request.args[4]
+            if doc_id < self._shown.get(task, doc_id + 1):
+                self._shown[task] = doc_id
+                self.prompts[task] = self.processor.render(messages, add_generation_prompt=True)
             self._watch_length(request, answer)
         return answers
 

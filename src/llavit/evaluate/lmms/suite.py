@@ -9,6 +9,7 @@ A task that cannot run (its data set is neither on this machine nor within reach
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import traceback
@@ -24,6 +25,13 @@ from llavit.evaluate.lmms.paper import SUITES, SuiteTask
 
 FORMAT = 1
 """Raised when the JSON files mean something else."""
+
+# What tasks and evaluator of lmms-eval read off its command line, with the defaults of its parser, beside the folder
+# in which some tasks write files of their own.
+_COMMAND_LINE = {
+    "process_with_media": False,
+    "reasoning_tags": '[["<think>", "</think>"], ["<analysis>", "</analysis>"]]',
+}
 
 
 def run_suite(
@@ -74,7 +82,7 @@ def run_suite(
     settings = {
         "format": FORMAT,
         "model": str(model),
-        "model_fingerprint": model_fingerprint(model),
+        "model_files": folder_fingerprint(model),
         "lmms_eval": version("lmms_eval"),
         "dtype": dtype,
         "limit": limit,
@@ -126,23 +134,22 @@ def choose(suite: str, tasks: str | Sequence[str] = "all", *, local: bool = Fals
     unknown = [name for name in names if name not in known]
     if unknown and not local:
         raise ValueError(f"unknown tasks {unknown}: the suite {suite!r} has {', '.join(known)}")
-    return [known.get(name) or SuiteTask(name, "own", "", ()) for name in names]
+    return [known.get(name) or SuiteTask(name, "own", "", (), ()) for name in names]
 
 
-def model_fingerprint(model: str | Path) -> str | None:
-    """Return what tells a model's folder from a changed one: a hash over names, sizes and times of its files.
+def folder_fingerprint(model: str | Path) -> str | None:
+    """Return the sha256 over names and contents of a model folder's files; None for a hub id, which names its own.
 
-    None for a hub id, which names its weights itself.
+    Args:
+        model: a folder or a hub id.
     """
-    import hashlib
-
     folder = Path(model)
     if not folder.is_dir():
         return None
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        stat = path.stat()
-        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        with open(path, "rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
 
 
@@ -181,6 +188,22 @@ class _Runner:
         started = time.perf_counter()
         try:
             results = self._evaluate(model, task.name)
+            samples = results.pop("samples")[task.name]
+            entry = {
+                "status": "done",
+                "family": task.family,
+                "dataset": task.dataset,
+                "scores": scores(results["results"][task.name], task.metrics),
+                "top": dict(zip(task.metrics, task.top, strict=True)),
+                "samples": len(samples),
+                "empty_answers": sum(not "".join(map(str, one["filtered_resps"])).strip() for one in samples),
+                "longer_than_context": len(model.long.get(task.name, [])),
+                "decoding": results["configs"][task.name].get("generation_kwargs"),
+                "prompt": model.prompts.get(task.name),
+                "seconds": round(time.perf_counter() - started, 1),
+                "settings": self.settings,
+                "lmms_eval": results,
+            }
         except Exception as error:
             cause = _cause(error)
             return {
@@ -190,24 +213,6 @@ class _Runner:
                 "error": f"{type(cause).__name__}: {cause}",
                 "traceback": traceback.format_exc(),
             }
-        samples = results.pop("samples")[task.name]
-        entry = {
-            "status": "done",
-            "family": task.family,
-            "dataset": task.dataset,
-            "scores": scores(results["results"][task.name], task.metrics),
-            "top": dict(zip(task.metrics, task.top, strict=True)),
-            "samples": len(samples),
-            "empty_answers": sum(
-                not "".join(map(str, sample["filtered_resps"])).strip() for sample in samples
-            ),
-            "longer_than_context": len(model.long.get(task.name, [])),
-            "decoding": results["configs"][task.name].get("generation_kwargs"),
-            "prompt": model.prompts.get(task.name),
-            "seconds": round(time.perf_counter() - started, 1),
-            "settings": self.settings,
-            "lmms_eval": results,
-        }
         with open(self.folder / "tasks" / f"{task.name}.jsonl", "w", encoding="utf-8") as out:
             for sample in samples:
                 out.write(json.dumps(sample, default=str, ensure_ascii=False) + "\n")
@@ -228,7 +233,7 @@ class _Runner:
             limit=self.settings["limit"],
             log_samples=True,
             task_manager=manager,
-            cli_args=Namespace(output_path=str(self.folder / "tasks" / task)),
+            cli_args=Namespace(output_path=str(self.folder / "tasks" / task), **_COMMAND_LINE),
             bootstrap_iters=1000,
         )
         if task not in results["results"]:
