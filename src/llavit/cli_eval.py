@@ -166,7 +166,7 @@ def _suite(
 ) -> None:
     from llavit.evaluate.lmms import run_suite
 
-    run_suite(
+    result = run_suite(
         model,
         suite,
         output=output,
@@ -177,6 +177,9 @@ def _suite(
         report=lambda line: typer.echo(line, err=True),
     )
     typer.echo(output / f"{suite}.json")
+    if result["not_run"]:
+        typer.echo(f"without a score: {', '.join(result['not_run'])}", err=True)
+        raise typer.Exit(1)
 
 
 @contextmanager
