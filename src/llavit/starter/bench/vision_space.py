@@ -182,13 +182,14 @@ def _odd_one(stage: Stage, kind: str) -> Sample:
     cell = stage.deal.pick("cell", range(9))
     common, odd = stage.distinct(2)
     colours = stage.rng.sample(list(COLOURS), 2)
+    sources = {concept.name: stage.source(concept) for concept in (common, odd)}
     things: list[Shown] = []
     for place in range(9):
         row, column = divmod(place, 3)
         concept = odd if kind == "odd kind" and place == cell else common
         tint = colours[1] if kind == "odd colour" and place == cell else colours[0]
         centre = (UNIT / 6 * (2 * column + 1), UNIT / 6 * (2 * row + 1))
-        things.append(stage.thing(concept, stage.source(concept), 31, centre, tint, margin=1))
+        things.append(stage.thing(concept, sources[concept.name], 31, centre, tint, margin=1))
     if kind == "odd turned":
         if looks_alike_turned(stage, things[cell]) or min(_sides(things[cell])) < 20:
             raise Unfit

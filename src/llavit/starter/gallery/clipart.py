@@ -14,7 +14,7 @@ from PIL import Image
 
 from llavit.starter.concepts import all_concepts, held_out
 from llavit.starter.gallery.art import Family, rasterised
-from llavit.starter.gallery.names import accepted_names, mentions_held_out
+from llavit.starter.gallery.names import accepted_names, mentions_held_out, vendor_names
 from llavit.starter.kit import Drawing, Split
 from llavit.starter.packages import unpacked
 from llavit.starter.sources import drawing_path
@@ -26,10 +26,14 @@ _NO_FOLDER = re.compile(
 )
 _NOT_TITLE = re.compile(
     r"\b(etiquette|signs?|icons?|example|collection|pieces|maps?|dino|number|border|corner|tribal|reminder|sim|hub|"
-    r"stick|crystal|label|points|highlight|various|series|test|my|new|thing|logo|hash|simple|stripper|sexy|drunk|"
+    r"stick|crystal|homes|ours|switch|server|network|gateway|router|firewall|webcam|label|points|highlight|various|series|test|my|new|thing|logo|hash|simple|stripper|sexy|drunk|"
     r"illustration|joker|me|his|basic|another|gallows|bullet|gun|tux)\b"
 )
 _DROPPED = re.compile(r"\b(clip ?art|svg|vector|\d+[a-z]?)\b", re.IGNORECASE)
+
+
+# Pixels of a unit in drawings of the time, at 90 dots per inch.
+_PIXELS = {"": 1.0, "px": 1.0, "pt": 1.25, "pc": 15.0, "mm": 3.543307, "cm": 35.43307, "in": 90.0}
 
 
 class _ClipartSvg:
@@ -47,8 +51,8 @@ def _sized(svg: str) -> str:
     size = {}
     for side in ("width", "height"):
         stated = re.search(rf'\s{side}\s*=\s*"\s*([\d.]+)\s*([a-z%]*)\s*"', head)
-        if stated and stated.group(2) != "%":
-            size[side] = float(stated.group(1))
+        if stated and stated.group(2) in _PIXELS:
+            size[side] = float(stated.group(1)) * _PIXELS[stated.group(2)]
         head = re.sub(rf'\s{side}\s*=\s*"[^"]*"', "", head)
     box = re.search(r'\sviewBox\s*=\s*"([^"]*)"', head)
     parts = [float(part) for part in re.split(r"[\s,]+", box.group(1).strip())] if box else []
@@ -88,6 +92,8 @@ def clipart() -> Family:
     made: list[Drawing] = []
     for path in sorted(root.rglob("*.svg")):
         key = path.relative_to(root).as_posix()
+        if key in vendor_names("no_clipart"):
+            continue
         if path.is_symlink() or _NO_FOLDER.search(key) or path.stat().st_size > 400_000:
             continue
         with path.open(encoding="utf-8", errors="replace") as file:

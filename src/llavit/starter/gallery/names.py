@@ -24,7 +24,7 @@ def vendor_names(table: str) -> dict[str, str]:
     """One table of vendors.json: what a family calls a thing, and our name of it; a list names what is left out.
 
     Tables: vendor and no_emoji (emoji), game (icons) and not_game, not_lucide; heads (Tux Paint);
-    art_names, no_art (Art4Apps); photo_words, photo_categories (GCompris).
+    no_clipart (Open Clip Art: empty); art_names, no_art (Art4Apps); photo_words, photo_categories (GCompris).
     """
     text = files("llavit.starter.gallery").joinpath("vendors.json").read_text(encoding="utf-8")
     found = json.loads(text)[table]
