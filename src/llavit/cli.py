@@ -223,12 +223,24 @@ def _typed() -> Iterator[str]:
 @starter_app.command()
 @_reports_errors
 def build(
-    output: Annotated[Path, typer.Option(help="Folder for the data.")] = Path("runs/starter-data"),
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the data; runs/starter-data, with --full runs/starter-full."),
+    ] = None,
     size: Annotated[int, typer.Option(min=1, help="Pictures in each of the two training sets.")] = 10_000,
     image_size: Annotated[int | None, typer.Option(help="Side of the pictures, in pixels.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed, other pictures.")] = 0,
+    full: Annotated[
+        bool, typer.Option("--full", help="The large corpus, of npm and Debian packages as well; asks first.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --full: do not ask.")] = False,
 ) -> None:
     """Build the starter's pictures and weights; what is there already is reused."""
+    if full:
+        from llavit.cli_full import build_full
+
+        return build_full(output or Path("runs/starter-full"), image_size, seed, yes)
+    output = output or Path("runs/starter-data")
     from llavit.progress import progress_bar
     from llavit.starter.corpus import build_corpus
     from llavit.starter.weights import starter_llm, starter_tower

@@ -238,7 +238,7 @@ def package_table(cache_dir: Path | None = None) -> Any:
     missing = {package.name for package in missing_packages(cache_dir)}
     table = Table(title="Packages of the full edition, besides those of the extra `starter`")
     for column, justify in (("package", "left"), ("from", "left"), ("MB", "right"), ("licence", "left")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     table.add_column("holds")
     table.add_column("there")
     for package in packages().values():

@@ -1,0 +1,57 @@
+"""`llavit starter build --full`: what it takes, then packages and corpus."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import typer
+
+GIGABYTES = 1.0
+"""Disk that the unpacked packages and the corpus take together, measured: docs/starter/corpus-full.json."""
+
+
+def build_full(output: Path, image_size: int | None, seed: int, yes: bool) -> None:
+    """Show the packages with sizes and licences, ask, fetch what is missing, build the corpus.
+
+    Raises:
+        typer.Abort: the user said no.
+        RuntimeError: packages cannot be had, or there is nobody to ask.
+    """
+    from rich.console import Console
+
+    from llavit.progress import progress_bar
+    from llavit.starter.full import build_full_corpus
+    from llavit.starter.packages import (
+        fetch_packages,
+        missing_clients,
+        missing_packages,
+        package_table,
+        packages_dir,
+    )
+
+    Console(highlight=False).print(package_table())
+    missing = missing_packages()
+    size = sum(package.bytes for package in missing) / 1e6
+    typer.echo(f"Still to get: {len(missing)} packages, {size:,.0f} MB, into {packages_dir()}")
+    typer.echo(f"On disk in the end, with the corpus in {output}: about {GIGABYTES:g} GB.")
+    typer.echo("They keep their licences; whoever passes on a corpus passes on pictures under them.")
+    for client, names in missing_clients(missing).items():
+        typer.echo(f"There is no {client} here: {', '.join(names)} cannot be had.", err=True)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise RuntimeError("nobody to ask: add --yes to go on without asking")
+        typer.confirm("Go on?", abort=True)
+    if missing:
+        with progress_bar("packages") as progress:
+            fetch_packages(progress=progress)
+    free = shutil.disk_usage(output.parent if output.parent.exists() else Path()).free
+    if free < GIGABYTES * 1e9:
+        raise RuntimeError(f"{output} needs about {GIGABYTES:g} GB, and {free / 1e9:.1f} GB are free")
+    side = 112 if image_size is None else image_size
+    with progress_bar("drawing") as progress:
+        corpus = build_full_corpus(output, image_size=side, seed=seed, progress=progress)
+    parts = ", ".join(f"{name} {count:,}" for name, count in corpus.counts.items())
+    typer.echo(f"data   {corpus.root}  {parts}; {corpus.turns:,} turns")
+    typer.echo("test   llavit bench build --edition full")
