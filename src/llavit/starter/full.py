@@ -69,7 +69,7 @@ def build_full_corpus(
     *,
     edition: Edition = "full",
     pretrain: int = 30_000,
-    instruct: int = 13_000,
+    instruct: int = 13_200,
     val: int = 2_000,
     image_size: int = 112,
     seed: int = 0,

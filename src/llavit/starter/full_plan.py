@@ -75,7 +75,6 @@ class Part:
     def of(cls, name: str, seed: int, image_size: int) -> Part:
         """A part with the shares that it has by default."""
         shares: Mapping[str, float] = CAPTIONS if name == "pretrain" else INSTRUCT
-        shares = {maker: share for maker, share in shares.items() if maker in makers()}
         total = sum(shares.values())
         return cls(name, tuple((maker, share / total) for maker, share in shares.items()), seed, image_size)
 
