@@ -66,19 +66,28 @@ def concept_of() -> dict[str, str]:
 
 
 @cache
-def _held_out_pattern() -> re.Pattern[str]:
-    held = {c.name for c in all_concepts() if c.held_out} - _EVERYDAY
-    held |= {other for other, name in concept_of().items() if name in held} - _EVERYDAY
-    every = "|".join(sorted((re.escape(name) for name in held), key=lambda n: (-len(n), n)))
-    return re.compile(rf"\b(?:{every})(?:s|es)?\b", re.IGNORECASE)
+def _names_pattern() -> tuple[re.Pattern[str], frozenset[str]]:
+    """A pattern that finds every name of a concept, the longest first, and those of them that are held out."""
+    every = {name.lower(): concept for name, concept in concept_of().items()}
+    for concept in all_concepts():  # names that several concepts share, and singulars of none, count as well
+        for other in (concept.name, concept.plural, *accepted_names(concept.name)):
+            every.setdefault(other.lower(), concept.name)
+    held = {c.name for c in all_concepts() if c.held_out}
+    forms = "|".join(sorted((re.escape(name) for name in every), key=lambda n: (-len(n), n)))
+    found = frozenset(name for name, concept in every.items() if concept in held and name not in _EVERYDAY)
+    return re.compile(rf"\b({forms})(?:s|es)?\b", re.IGNORECASE), found
 
 
 def mentions_held_out(text: str) -> bool:
-    """Whether a text names a held-out concept, in one of its names, alone or among other words.
+    """Whether a text names a held-out concept, in one of its names; "egg" in "fried egg" names another concept.
 
     Examples:
-        >>> from llavit.starter.concepts import pool
+        >>> from llavit.starter.concepts import held_out, pool
         >>> mentions_held_out(f"two {pool(unseen=True)[0].plural} and a hat"), mentions_held_out("nothing")
         (True, False)
+        >>> held_out("egg"), held_out("fried egg"), mentions_held_out("a fried egg"), mentions_held_out("an egg")
+        (True, False, False, True)
     """
-    return bool(_held_out_pattern().search(text.replace("-", " ").replace("_", " ")))
+    pattern, held = _names_pattern()
+    found = pattern.findall(text.replace("-", " ").replace("_", " "))
+    return any(name.lower() in held for name in found)

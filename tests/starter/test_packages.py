@@ -1,0 +1,117 @@
+"""Packages of the full edition: the manifest is complete, archives are checked, missing clients are named."""
+
+import hashlib
+import io
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llavit.starter import packages as module
+from llavit.starter.packages import (
+    fetch_packages,
+    missing_clients,
+    missing_packages,
+    package_table,
+    packages,
+    unpacked,
+)
+
+
+def archive(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return stream.getvalue()
+
+
+@pytest.fixture
+def one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """A manifest of one npm package, whose archive lies among the archives already."""
+    data = archive({"package/icons.json": b"{}", "package/README.md": b"no", "../outside": b"no"})
+    real = packages()["@iconify-json/noto"]
+    package = replace(
+        real, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), keep=("package/icons.json",)
+    )
+    monkeypatch.setattr(module, "packages", lambda: {package.name: package})
+    unpacked.cache_clear()
+    monkeypatch.setenv("LLAVIT_CACHE", str(tmp_path))
+    path = tmp_path / "packages" / "archives" / package.file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+    yield package, path
+    unpacked.cache_clear()
+
+
+def test_the_manifest_pins_and_licenses_every_package():
+    for package in packages().values():
+        assert package.client in module.CLIENTS and package.version and package.licence and package.keep
+        assert len(package.sha256) == 64 and package.bytes > 10_000, package.name
+        assert package.version.split(":")[-1].split("+")[0][:4] in package.file.replace("%3a", ":"), (
+            package.name
+        )
+
+
+def test_an_archive_that_lies_there_is_unpacked_without_a_client(one, monkeypatch: pytest.MonkeyPatch):
+    package, _ = one
+    monkeypatch.setattr(module.shutil, "which", lambda program: None)
+    assert [p.name for p in missing_packages()] == [package.name]
+    with pytest.raises(FileNotFoundError, match="llavit starter build --full"):
+        unpacked(package.name)
+    root = fetch_packages()
+    assert missing_packages() == []
+    files = [
+        p.relative_to(root / package.folder_name) for p in unpacked(package.name).rglob("*") if p.is_file()
+    ]
+    assert files == [Path("package/icons.json")]
+
+
+def test_a_damaged_archive_is_not_used_and_a_missing_client_is_named(one, monkeypatch: pytest.MonkeyPatch):
+    package, path = one
+    path.write_bytes(path.read_bytes()[:-5])
+    monkeypatch.setattr(module.shutil, "which", lambda program: None)
+    assert missing_clients([package]) == {"npm": [package.name]}
+    with pytest.raises(RuntimeError, match=r"@iconify-json/noto .*: npm is not installed") as error:
+        fetch_packages()
+    assert "llavit starter build" in str(error.value)
+    assert not list((path.parent.parent).glob(f"*{package.folder_name}*"))
+
+
+def test_a_client_that_fails_is_reported_with_what_it_said(
+    one, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    _, path = one
+    path.unlink()
+    client = tmp_path / "bin" / "npm"
+    client.parent.mkdir()
+    client.write_text("#!/bin/sh\necho 'E404 no such version' >&2\nexit 1\n")
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{client.parent}:/usr/bin:/bin")
+    with pytest.raises(RuntimeError, match="E404 no such version"):
+        fetch_packages()
+
+
+def test_what_a_client_gives_is_checked(one, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    package, path = one
+    path.unlink()
+    client = tmp_path / "bin" / "npm"
+    client.parent.mkdir()
+    client.write_text("#!/bin/sh\necho other > other.tgz\n")
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{client.parent}:/usr/bin:/bin")
+    with pytest.raises(RuntimeError, match=f"expected sha256 {package.sha256}"):
+        fetch_packages()
+
+
+def test_the_table_shows_every_package_with_its_licence():
+    from rich.console import Console
+
+    console = Console(width=200, file=io.StringIO(), force_terminal=False)
+    console.print(package_table())
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for package in packages().values():
+        assert package.name in text and package.licence.split(",")[0] in text
