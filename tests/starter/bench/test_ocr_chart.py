@@ -14,8 +14,9 @@ pytest.importorskip("resvg_py", reason="of the extra `starter`, which a core ins
 from llavit.starter import charts
 from llavit.starter.bench.form_values import cities, names
 from llavit.starter.bench.ocr_chart import OCR_CHART
-from llavit.starter.bench.pen import SMALLEST, face_with, font_for
+from llavit.starter.bench.pen import SMALLEST, face_with, font_for, plain
 from llavit.starter.bench.task import Task
+from llavit.starter.bench.things import everyday, solid
 from llavit.starter.gallery import open_gallery
 from llavit.starter.kit import Sample
 from llavit.starter.palette import COLOURS
@@ -220,3 +221,35 @@ def test_training_gets_more_questions_and_a_caption(name: str) -> None:
         assert sample.more and sample.caption.endswith(".") and "{" not in sample.ask.text + sample.caption
         for ask in sample.more:
             assert ask.answer and "{" not in ask.text
+
+
+def test_small_letters_are_upright() -> None:
+    plain_files = {path.rsplit("/", 1)[-1]: plain(path) for _, path in GALLERY.fonts("train")}
+    assert (
+        plain_files["DejaVuSans.ttf"]
+        and plain_files["cmr10.ttf"]
+        and not plain_files["DejaVuSans-Oblique.ttf"]
+    )
+    task = TASKS["mini-docvqa"]
+    assert all(plain(font_for(task.kit(GALLERY, n, "train"), small=True)[1]) for n in range(60))
+
+
+def test_a_pie_without_numbers_is_described_without_numbers() -> None:
+    pies = [s for s in samples("mini-chartqa", "train") if s.caption.startswith("A pie chart; its slices")]
+    assert len(pies) >= 10
+    for sample in pies:
+        values = dict(zip(sample.truth["chart"]["names"], sample.truth["chart"]["values"], strict=True))
+        said = sample.caption.split(" are ")[1].rstrip(".").replace(" and ", ", ").split(", ")
+        assert said == sorted(values, key=lambda name: -values[name])
+        assert not any(ask.answer.isdigit() for ask in (sample.ask, *sample.more))
+
+
+def test_things_beside_signs_are_everyday_and_solid() -> None:
+    for sample in samples("mini-textvqa", number=60):
+        assert {sign["thing"] for sign in sample.truth["signs"]} <= everyday()
+    sticks = [
+        d for d in GALLERY.drawings("test") if d.name in ("magic wand", "thermometer") and not d.tintable
+    ]
+    balls = [d for d in GALLERY.drawings("test") if d.name in ("apple", "bear") and not d.tintable]
+    assert sticks and balls
+    assert not any(solid(GALLERY, d) for d in sticks) and all(solid(GALLERY, d) for d in balls)  # type: ignore[arg-type]

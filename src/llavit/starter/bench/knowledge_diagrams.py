@@ -11,7 +11,7 @@ from typing import Any
 from llavit.starter.bench.asking import by_turns, short
 from llavit.starter.bench.figures import FIGURES, UNSEEN, spots_for
 from llavit.starter.bench.pen import INK, WHITE, Pad, Point, font_for
-from llavit.starter.bench.things import Shown, named, shelf, unlike, unseen_concept, unseen_style
+from llavit.starter.bench.things import Shown, everyday, named, shelf, unlike, unseen_concept, unseen_style
 from llavit.starter.concepts import article, held_out
 from llavit.starter.kit import Ask, Kit, Sample
 from llavit.starter.palette import BACKGROUNDS, COLOURS
@@ -118,10 +118,10 @@ def _five(kit: Kit, among: Sequence[str]) -> list[str]:
 
 
 def _things(kit: Kit, animals: bool = False) -> list[str]:
+    """Names of everyday things with a category, or of animals alone."""
     drawn = shelf(kit.gallery, kit.split)  # type: ignore[arg-type]  # hashed by identity
-    return [
-        n for n, found in drawn.items() if (found[0].category == "animal" if animals else found[0].category)
-    ]
+    known = {name: found[0].category for name, found in drawn.items() if name in everyday()}
+    return [name for name, category in known.items() if (category == "animal" if animals else category)]
 
 
 def _chain(kit: Kit, food: bool = False) -> Sample:

@@ -117,17 +117,26 @@ def read_chart(kit: Kit) -> list[Sample]:
     ask = {"value": _value, "extreme": _extreme, "difference": _difference, "compare": _compare}[kind](
         kit, chart, asked
     )
-    parts = [f"{name} {value}" for name, value in zip(chart.names, chart.values, strict=True)]
+    numbered = form != "pie" or written is not None
     return [
         Sample(
             pad.finish(),
             ask,
-            _more(kit, chart, written=form != "pie" or written is not None),
-            f"A {form} chart of {listed(parts, 'and')}.",
+            _more(kit, chart, numbered),
+            _caption(chart, numbered),
             truth | {"ground": ground, "font": family},
             unseen_style=kit.split == "test",
         )
     ]
+
+
+def _caption(chart: Chart, numbered: bool) -> str:
+    """All numbers, or the order of the slices where the picture has no numbers."""
+    if numbered:
+        parts = [f"{name} {value}" for name, value in zip(chart.names, chart.values, strict=True)]
+        return f"A {chart.form} chart of {listed(parts, 'and')}."
+    order = sorted(chart.names, key=lambda name: -chart.values[chart.names.index(name)])
+    return f"A pie chart; its slices from large to small are {listed(order, 'and')}."
 
 
 def _numbers(kit: Kit, form: str, kind: str, axis: bool) -> tuple[Series, tuple[int, ...]]:

@@ -7,7 +7,7 @@ from typing import Any
 from llavit.starter.bench.asking import by_turns, short
 from llavit.starter.bench.ocr_words import words_of
 from llavit.starter.bench.pen import INK, SMALLEST, Pad, font_for, largest, letters_on
-from llavit.starter.bench.things import solid
+from llavit.starter.bench.things import everyday, solid
 from llavit.starter.concepts import article, confusable, held_out
 from llavit.starter.kit import Ask, Drawing, Kit, Sample
 from llavit.starter.palette import BACKGROUNDS, COLOURS, backgrounds_for
@@ -122,7 +122,7 @@ def _give_colour(rows: list[dict[str, Any]], asked: int, wanted: str) -> None:
 
 def _things(kit: Kit, number: int) -> list[Drawing]:
     """Drawings of things of different categories, which nobody would mistake for one another."""
-    among = kit.gallery.drawings(kit.split)
+    among = [d for d in kit.gallery.drawings(kit.split) if d.name in everyday()]
     found: list[Drawing] = []
     while len(found) < number:
         drawing = kit.rng.choice(among)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from PIL import Image
 
-from llavit.starter.concepts import confusable, held_out
+from llavit.starter.concepts import all_concepts, confusable, held_out
 from llavit.starter.gallery import shown_in_training
 from llavit.starter.kit import Drawing, Gallery, Kit, Split
 from llavit.starter.palette import BACKGROUNDS, COLOURS, backgrounds_for
@@ -57,6 +57,17 @@ class Shown:
         """RGBA; the longer side has `size` units."""
         tint = COLOURS[self.tint] if self.tint else None
         return kit.gallery.render(self.drawing, round(size * kit.scale), tint)
+
+
+@cache
+def everyday() -> frozenset[str]:
+    """Names of things that anybody knows, and of which is known what could be mistaken for what.
+
+    Example:
+        >>> "dog" in everyday(), "blackbuck" in everyday()
+        (True, False)
+    """
+    return frozenset(concept.name for concept in all_concepts())
 
 
 def drawings_of(kit: Kit, name: str) -> list[Drawing]:
