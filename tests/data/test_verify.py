@@ -80,6 +80,35 @@ def test_every_bad_record_is_found_with_its_image_and_reason(mess, tmp_path):
     assert all(cause in line["reason"] for cause, line in zip(causes, lines, strict=True))
 
 
+def test_damaged_images_of_each_kind_are_found_and_odd_ones_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5_000)  # Pillow's own limit would take a picture of 180 MB
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8))
+    noise.save(tmp_path / "whole.jpg")
+    (tmp_path / "truncated.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:600])
+    (tmp_path / "zero.png").write_bytes(b"")
+    Image.new("1", (150, 150)).save(tmp_path / "bomb.png")
+    noise.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "sixteen.png")
+    noise.quantize(16).save(tmp_path / "palette.png")
+    exif = Image.Exif()
+    exif[274] = 6  # rotated
+    noise.save(tmp_path / "exif.jpg", exif=exif)
+    noise.save(tmp_path / "moving.gif", save_all=True, append_images=[noise.rotate(90)])
+    records = [
+        {"id": file.name, "image": file.name, "conversations": [QUESTION, ANSWER]}
+        for file in sorted(tmp_path.iterdir())
+    ]
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(records))
+    found = verify_data(open_reader(path))
+    assert found.records == 9
+    assert {Path(problem.path).name for problem in found.problems} == {
+        "truncated.jpg",
+        "zero.png",
+        "bomb.png",
+    }
+
+
 def test_what_is_good_is_counted(mess):
     found = verify_data(open_reader(mess))
     assert found.images_per_record == {0: 2, 1: 2, 2: 2}

@@ -243,6 +243,28 @@ def test_a_shipped_recipe_is_valid_and_says_in_one_line_what_it_is_for(name):
     assert load_recipe(name, ["seed=1"]) == replace(recipe, seed=1)
 
 
+@pytest.mark.parametrize("variant", ["llavit", "llava"])
+def test_each_llm_has_a_recipe_with_clip_and_what_is_our_choice_is_marked(variant):
+    llms = {
+        "qwen2.5-0.5b": "Qwen/Qwen2.5-0.5B-Instruct",
+        "": "Qwen/Qwen2.5-1.5B-Instruct",
+        "qwen2.5-3b": "Qwen/Qwen2.5-3B-Instruct",
+        "qwen2.5-7b": "Qwen/Qwen2.5-7B-Instruct",
+        "llama-3.1-8b": "meta-llama/Llama-3.1-8B-Instruct",
+        "phi-3.5-mini": "microsoft/Phi-3.5-mini-instruct",
+        "vicuna-7b": "lmsys/vicuna-7b-v1.5",
+        "vicuna-13b": "lmsys/vicuna-13b-v1.5",
+    }
+    for name, llm in llms.items():
+        model = load_recipe(f"llava15-{variant}-{name}".rstrip("-")).model
+        assert (model.llm, model.vision) == (llm, "openai/clip-vit-large-patch14-336")
+    text = next(recipe.path for recipe in shipped_recipes() if recipe.name == "llava15-llavit").read_text()
+    for line in text.splitlines():
+        # What LLaVA-1.5 has no word on: the layers that are read, and how fast the visual QKV learn.
+        if line.strip().startswith(("vision_feature_layer:", "visual_qkv: 2e-", "llm: Qwen")):
+            assert "our choice" in line
+
+
 @pytest.mark.parametrize("name", LLAVA15)
 def test_llava15_recipes_have_the_hyperparameters_of_llava15(name):
     pretrain, instruct = load_recipe(name).stages

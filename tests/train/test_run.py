@@ -143,7 +143,17 @@ def test_a_fresh_run_can_be_asked_for(run, tiny):
         train(tiny.recipe(), output=run, progress=False, resume=False)
 
 
-@pytest.mark.parametrize(("step", "stage", "workers"), [(3, "pretrain", 0), (5, "instruct", 1)])
+EVERY_OTHER_STEP = [(0, "pretrain", 1), (1, "pretrain", 0), (2, "pretrain", 1), (4, "instruct", 0)]
+
+
+@pytest.mark.parametrize(
+    ("step", "stage", "workers"),
+    [
+        (3, "pretrain", 0),
+        (5, "instruct", 1),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in EVERY_OTHER_STEP),
+    ],
+)
 def test_a_killed_run_resumes_to_the_same_losses_and_weights_to_the_bit(
     run, tiny, tmp_path, step, stage, workers
 ):
@@ -154,7 +164,7 @@ def test_a_killed_run_resumes_to_the_same_losses_and_weights_to_the_bit(
     statuses = train_in(tmp_path, tiny.recipe_file, *overrides, send=signal.SIGKILL, step=step)
     assert statuses == [-signal.SIGKILL]
     assert not (tmp_path / stage).exists()
-    assert len(losses(tmp_path / f"{stage}.work")) == (3 if stage == "pretrain" else 1)
+    assert len(losses(tmp_path / f"{stage}.work")) == (step if stage == "pretrain" else step - 4)
     (tmp_path / f"{stage}.work/unfinished/checkpoint-9").mkdir(parents=True)  # as if killed while saving
 
     train(tiny.recipe(*overrides), output=tmp_path, progress=False)
