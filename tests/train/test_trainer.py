@@ -5,6 +5,7 @@ import torch
 from transformers import TrainerCallback
 
 from llavit.data import Collator, ConversationDataset, SkipLog, open_reader
+from llavit.train import trainer as trainer_module
 from llavit.train.order import SeededOrder
 from llavit.train.trainer import LlavitTrainer, checkpoints, total_samples, training_arguments
 
@@ -229,6 +230,13 @@ def test_a_batch_that_does_not_divide_says_so(trainer, monkeypatch):
         ValueError, match="batch_size 4 does not divide into micro-batches of 4 on 3 processes"
     ):
         trainer()
+
+
+def test_processes_that_do_not_find_each_other_do_not_train_alone(trainer, monkeypatch):
+    # On a GPU accelerate goes by LOCAL_RANK: with WORLD_SIZE alone each process would take itself for the only one.
+    monkeypatch.setattr(trainer_module, "world_size", lambda: 2)
+    with pytest.raises(ValueError, match=r"WORLD_SIZE is 2, but accelerate finds 1 processes: .*torchrun"):
+        trainer("stages.0.micro_batch_size=2")
 
 
 def test_features_are_standardised_by_the_first_images_of_the_data(tiny, tmp_path):

@@ -72,10 +72,9 @@ def training_arguments(
         parallel: how several processes share the work, see `distributed.py`.
 
     Raises:
-        ValueError: the batch does not divide into micro-batches over all processes; or ACCELERATE_USE_CPU is at
-            odds with `parallel` (`deepspeed_config`).
+        ValueError: the batch does not divide into micro-batches over all processes; these do not find each other; or
+            ACCELERATE_USE_CPU is at odds with `parallel` (`deepspeed_config`).
         ImportError: `parallel` needs DeepSpeed, which is not installed.
-        RuntimeError: the processes were started in a way in which they do not find each other.
     """
     processes = world_size()
     if stage.batch_size % (stage.micro * processes):
@@ -112,7 +111,7 @@ def training_arguments(
         deepspeed=deepspeed_config(parallel),
     )
     if args.world_size != processes:
-        raise RuntimeError(
+        raise ValueError(
             f"WORLD_SIZE is {processes}, but accelerate finds {args.world_size} processes: start them with torchrun, "
             "or set RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT as well"
         )
