@@ -5,7 +5,9 @@ import torch
 from PIL import Image
 
 from llavit.evaluate.asking import Asker
+from llavit.evaluate.engine import Engine, Prompt
 from llavit.evaluate.items import Item
+from tests.model.families import IMAGE, LLMS, PATCHES, SIDE, tiny
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +132,43 @@ def test_what_fails_in_the_model_is_found_and_the_rest_is_answered(asked):
     ]
     assert answers[4].error == "RuntimeError: out of memory"
     assert sum(counted) == len(items)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("least", [1, 1000], ids=["beginning apart", "beginning with the rest"])
+@pytest.mark.parametrize("llm", LLMS)
+def test_every_llm_family_answers_in_a_batch_as_alone(llm, least):
+    """Prompts that share nothing, a beginning, or a picture; windows and biases of every kind."""
+    model = tiny(llm).eval()
+    torch.manual_seed(1)
+    seen = model.model.encode_images(torch.rand(2, 3, SIDE, SIDE))
+
+    def prompt(before, image, after):
+        visual = [IMAGE] * PATCHES if image is not None else []
+        features, names = ([seen[image]], [image]) if image is not None else ([], [])
+        return Prompt([*before, *visual, *after], features, names, IMAGE)
+
+    prompts = [
+        prompt([5, 6, 7], 0, [20, 21]),
+        prompt([5, 6, 7], 0, [20, 21, 30, 31, 32]),
+        prompt([5, 6, 7], 1, [20]),
+        prompt([5, 6], None, [40, 41, 42, 43, 44, 45]),
+        prompt([5, 6], None, [46]),
+        prompt([5, 6, 7], 0, list(range(50, 70))),
+        prompt([5, 9], 1, [20, 21]),
+    ]
+    options = [[[10], [11, 12], [13, 14, 15]]] * len(prompts)
+    together, single = Engine(model, 0, batch_size=7, least_shared=least), Engine(model, 0, batch_size=1)
+    answers = together.generate(prompts, max_new_tokens=5)
+    assert answers == [single.generate([one], max_new_tokens=5)[0] for one in prompts]
+    assert len({tuple(answer) for answer in answers}) > 1
+    scores = together.likelihoods(prompts, options)
+    for one, of_it, row in zip(prompts, options, scores, strict=True):
+        assert row == pytest.approx(single.likelihoods([one], [of_it])[0], abs=1e-4)
+        for option, likelihood in zip(of_it, row, strict=True):
+            ids = torch.tensor([one.ids + option])
+            features = torch.stack(one.features) if one.features else None
+            logits = model(input_ids=ids, image_features=features).logits[0].float().log_softmax(-1)
+            start = len(one.ids) - 1
+            expected = logits[torch.arange(start, start + len(option)), torch.tensor(option)].mean()
+            assert likelihood == pytest.approx(float(expected), abs=1e-4)

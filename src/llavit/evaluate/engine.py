@@ -24,6 +24,8 @@ import torch
 
 from llavit.model.compat import cache_argument, output_cache
 
+LEAST_SHARED = 256
+
 Progress = Callable[[int], None]
 """Called with the number of prompts just done."""
 
@@ -93,20 +95,28 @@ class Engine:
         model: a LLaViT or LLaVA model, in evaluation mode.
         pad_token_id: what fills stretches up.
         batch_size: prompts that run together.
+        least_shared: a beginning that a whole batch shares runs apart if that saves so many tokens; below, the extra
+            pass costs more than it saves.
 
     Example:
         engine = Engine(model, processor.tokenizer.pad_token_id)
         answers = engine.generate(prompts, max_new_tokens=8, stop=lambda ids: False)
     """
 
-    def __init__(self, model: Any, pad_token_id: int | None, batch_size: int = 32):
+    def __init__(
+        self, model: Any, pad_token_id: int | None, batch_size: int = 32, least_shared: int = LEAST_SHARED
+    ):
         self.model, self.pad, self.batch_size = model, pad_token_id or 0, batch_size
+        self.least_shared = least_shared
         config = model.generation_config
         ends = config.eos_token_id if config.eos_token_id is not None else []
         self.ends = frozenset(ends if isinstance(ends, list | tuple) else [int(ends)])
         # A sliding window counts the padding between stretches as tokens: such LLMs run each prompt in one stretch.
         text = model.config.get_text_config()
-        self.shares = not any("sliding" in kind for kind in getattr(text, "layer_types", None) or ())
+        kinds = getattr(text, "layer_types", None) or [
+            "sliding" if getattr(text, "sliding_window", None) else "full"
+        ]
+        self.shares = not any("sliding" in kind for kind in kinds)
         self.suppressed = sorted({model.config.image_token_id, *(config.suppress_tokens or ())})
 
     @torch.inference_mode()
@@ -170,7 +180,9 @@ class Engine:
             state = _State()
             those, theirs = [prompts[number] for number in batch], [keys[number] for number in batch]
             for level in (
-                _levels(those, theirs) if self.shares else [[_cut(p, 0, len(p.ids), 0) for p in those]]
+                _levels(those, theirs, self.least_shared)
+                if self.shares
+                else [[_cut(p, 0, len(p.ids), 0) for p in those]]
             ):
                 self._extend(state, level)
             yield batch, state
@@ -287,9 +299,13 @@ def _families_together(order: Sequence[int], keys: Sequence[Sequence[Hashable]])
     return [number for family in families.values() for number in family]
 
 
-def _levels(prompts: Sequence[Prompt], keys: Sequence[Sequence[Hashable]]) -> list[list[_Stretch]]:
+def _levels(
+    prompts: Sequence[Prompt], keys: Sequence[Sequence[Hashable]], least_shared: int
+) -> list[list[_Stretch]]:
     """Cut a batch of prompts into stretches, see the head of the module; empty levels are left out."""
     everyone = _shared([list(of_one) for of_one in keys])
+    if everyone * (len(prompts) - 1) < least_shared:
+        everyone = 0
     groups: list[list[int]] = []
     for number in range(len(prompts)):
         if (
