@@ -72,7 +72,9 @@ def plain_backgrounds(drawing: Image.Image) -> tuple[str, ...]:
         ('white', 'light gray')
     """
     pixels = np.asarray(drawing.resize((24, 24), Image.Resampling.BILINEAR))
-    seen = pixels[pixels[..., 3] > 128][:, :3]
+    seen = pixels[pixels[..., 3] > min(128, int(pixels[..., 3].max()) - 1)][
+        :, :3
+    ]  # a thread is faint everywhere
     share = {name: float((distance(seen, ground) >= 15).mean()) for name, ground in BACKGROUNDS.items()}
     plain = tuple(name for name in BACKGROUNDS if share[name] >= 0.35)
     return plain or (max(share, key=lambda name: share[name]),)

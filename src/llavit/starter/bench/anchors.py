@@ -7,12 +7,13 @@ from random import Random
 
 from llavit.starter import shapes
 from llavit.starter.ask import SIDES
+from llavit.starter.bench.asking import short
 from llavit.starter.bench.compositions import alone, beside, retried
 from llavit.starter.bench.stage import Shown, Stage
 from llavit.starter.bench.task import Task
 from llavit.starter.captions import caption
 from llavit.starter.concepts import article
-from llavit.starter.kit import SHORT, Ask, Kit, Sample, Split
+from llavit.starter.kit import Ask, Kit, Sample, Split
 from llavit.starter.phrases import DESCRIBE
 from llavit.starter.scene import Scene
 from llavit.starter.sources import easyvqa_questions
@@ -49,8 +50,8 @@ def easy_vqa(kit: Kit) -> list[Sample]:
     return [
         Sample(
             image=shapes.render(scene),
-            ask=Ask(f"{question[0].upper()}{question[1:]}\n{SHORT}", answer),
-            more=tuple(Ask(f"{q.slots['question']}\n{SHORT}", q.answer) for q in more),
+            ask=short(f"{question[0].upper()}{question[1:]}", answer),
+            more=tuple(short(q.slots["question"], q.answer) for q in more),
             caption=shapes.caption(scene, studio) if colour and shape else "",
             truth=details,
         )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from llavit.starter.kit import SHORT, YES_NO, Ask, Kit
 from llavit.starter.plan import Deal
+
+T = TypeVar("T")
 
 PLACES = ("top left", "top right", "bottom left", "bottom right")
 """Quarters of a picture, row by row."""
@@ -32,7 +35,7 @@ def yes_no(question: str, truth: bool, topic: str = "") -> Ask:
     return Ask(f"{question}\n{YES_NO}", "yes" if truth else "no", topic=topic)
 
 
-def by_turns(kit: Kit, label: str, kinds: Sequence[str]) -> tuple[str, Kit]:
+def by_turns(kit: Kit, label: str, kinds: Sequence[T]) -> tuple[T, Kit]:
     """Deal one of several kinds, and a kit whose own deals are balanced within that kind.
 
     A kind that is listed twice comes twice as often.

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from llavit.starter.ask import OPPOSITE, SIDE_WORDS, SIDES, pair_topic, refer
+from llavit.starter.bench.asking import by_turns, short, yes_no
 from llavit.starter.bench.compositions import alone, beside, counted, grounded, retried, scattered, wording
-from llavit.starter.bench.stage import Stage, part, topic_of
+from llavit.starter.bench.stage import Stage, topic_of
 from llavit.starter.bench.task import Task
 from llavit.starter.bench.wording import WORDING
 from llavit.starter.captions import NUMBERS
 from llavit.starter.concepts import Concept, article, confusable
-from llavit.starter.kit import SHORT, YES_NO, Ask, Kit, Sample
+from llavit.starter.kit import Kit, Sample
 from llavit.starter.palette import COLOURS
 from llavit.starter.scene import Scene
 
@@ -27,7 +28,7 @@ POPULAR = 1 / 8
 @retried
 def mme(kit: Kit) -> list[Sample]:
     """Two questions about one picture in the same words but one; one of them is answered by yes, one by no."""
-    kind, kit = part(kit, MME_KINDS)
+    kind, kit = by_turns(kit, "kind", MME_KINDS)
     stage = Stage.on(kit, "mono" if kind == "colour" else "fluent")
     make = {"existence": _existence, "colour": _colour, "count": _count, "position": _position}[kind]
     scene, key, yes, no = make(stage)
@@ -36,9 +37,8 @@ def mme(kit: Kit) -> list[Sample]:
     order = [("yes", yes), ("no", no)]
     if kit.deal.pick("first", (True, False)):
         order.reverse()
-    asks = [
-        Ask(f"{form.format(**slots)}\n{YES_NO}", answer, topic=_topic(kind, scene)) for answer, slots in order
-    ]
+    topic = _topic(kind, scene)
+    asks = [yes_no(form.format(**slots), answer == "yes", topic) for answer, slots in order]
     return [stage.sample(scene, ask, image) for ask in asks]
 
 
@@ -104,7 +104,7 @@ def mmb(kit: Kit) -> list[Sample]:
 @retried
 def gqa(kit: Kit) -> list[Sample]:
     """An open question about a scene of two or three objects, which asks to find one by its name or its place."""
-    kind, kit = part(kit, GQA_KINDS)
+    kind, kit = by_turns(kit, "kind", GQA_KINDS)
     stage = Stage.on(kit, "mono" if kind.startswith("colour") else "wild")
     side = kit.deal.pick("side", SIDES)
     concepts = stage.distinct(stage.rng.choice((2, 3)))
@@ -127,8 +127,7 @@ def gqa(kit: Kit) -> list[Sample]:
         slots.update(one_side=SIDE_WORDS[ends[0]], other_side=SIDE_WORDS[ends[1]])
         key, answer, topic = "which side", side, pair_topic(one, other)
         accepted = (SIDE_WORDS[side],) if side in ("left", "right") else ()
-    ask = Ask(f"{kit.phrase(WORDING[key], **slots)}\n{SHORT}", answer, accepted, topic=topic)
-    return [stage.sample(scene, ask)]
+    return [stage.sample(scene, short(kit.phrase(WORDING[key], **slots), answer, accepted, topic))]
 
 
 def recoloured(stage: Stage, scene: Scene, colour: str) -> Scene:
@@ -144,7 +143,7 @@ def pope(kit: Kit) -> list[Sample]:
 
     What is asked about is drawn before it is decided whether it is there, so that its name tells nothing.
     """
-    (kind, answer), kit = part(kit, [(k, a) for k in POPE_KINDS for a in ("yes", "no")])
+    (kind, answer), kit = by_turns(kit, "kind", [(k, a) for k in POPE_KINDS for a in ("yes", "no")])
     stage = Stage.on(kit, "openmoji")
     popular = _popular(stage)
     asked = stage.rng.choice(
@@ -161,11 +160,8 @@ def pope(kit: Kit) -> list[Sample]:
     stage.rng.shuffle(present)
     scene = scattered(stage, "exist", present)
     text = kit.phrase(WORDING["exist"], a_thing=article(asked.name))
-    return [
-        stage.sample(
-            scene, Ask(f"{text}\n{YES_NO}", answer, topic=topic_of("exist", a_thing=article(asked.name)))
-        )
-    ]
+    topic = topic_of("exist", a_thing=article(asked.name))
+    return [stage.sample(scene, yes_no(text, answer == "yes", topic))]
 
 
 def _popular(stage: Stage) -> list[Concept]:

@@ -9,27 +9,26 @@ comes from the kit's gallery, so that the same makers serve both editions and al
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TypeVar
 
 from PIL import Image
 
-from llavit.starter import ask as asking
+from llavit.starter import ask as corpus_ask
+from llavit.starter.bench.asking import short, yes_no
 from llavit.starter.captions import caption
 from llavit.starter.concepts import Concept, confusable, countable, held_out, plural
-from llavit.starter.kit import SHORT, YES_NO, Ask, Drawing, Gallery, Kit, Sample, Split
+from llavit.starter.kit import Ask, Drawing, Gallery, Kit, Sample, Split
 from llavit.starter.palette import BACKGROUNDS, COLOURS, backgrounds_for
 from llavit.starter.phrases import PHRASES
-from llavit.starter.plan import Deal
 from llavit.starter.scene import Question, Scene, Thing
 from llavit.starter.sprites import plain_backgrounds
 from llavit.starter.studio import GAP, Studio, size_word
 
 ENOUGH = 100
 """A style of which a split shows fewer concepts gives way to a broader one."""
-
-T = TypeVar("T")
+THINNEST = 5
+"""Least length, in units, of the shorter side of an object."""
 
 
 class Unfit(Exception):
@@ -96,21 +95,6 @@ def stock(gallery: Gallery, split: Split, style: str) -> Stock:
         {name: tuple(found) for name, found in drawings.items()},
         trained,
     )
-
-
-def part(kit: Kit, kinds: Sequence[T], label: str = "kind") -> tuple[T, Kit]:
-    """Deal one of the kinds of a task, and give the kit whose deals are balanced inside that kind.
-
-    Example:
-        >>> from random import Random
-        >>> kits = [Kit(None, "test", Random(i), Deal("example", i)) for i in range(6)]
-        >>> made = [part(kit, ("a", "b")) for kit in kits]
-        >>> sorted((kind, kit.deal.ordinal) for kind, kit in made)
-        [('a', 0), ('a', 1), ('a', 2), ('b', 0), ('b', 1), ('b', 2)]
-    """
-    kind = kit.deal.pick(label, kinds)
-    deal = Deal(f"{kit.deal.key}/{kinds.index(kind)}", kit.deal.ordinal // len(kinds))
-    return kind, replace(kit, deal=deal)
 
 
 def topic_of(key: str, **slots: str) -> str:
@@ -183,12 +167,18 @@ class Stage(Studio):
         colour: str | None = None,
         margin: int = GAP,
     ) -> Shown:
-        """An object that shows a certain drawing."""
+        """An object that shows a certain drawing.
+
+        Raises:
+            Unfit: it is a mere line at that size.
+        """
         if drawing.tintable and colour is None:
             colour = self.rng.choice(list(COLOURS))
         if drawing.whole:
             size, centre, margin = self.image_size / self.scale, None, 0
         width, height = self.kit.gallery.render(drawing, round(size * self.scale)).size
+        if min(width, height) < THINNEST * self.scale:
+            raise Unfit
         box = self.box(width, height, centre, margin)
         return Shown(
             concept=concept,
@@ -278,7 +268,7 @@ class Stage(Studio):
     def more(self, scene: Scene, first: Ask) -> list[Ask]:
         """Every other question that the scene answers beyond dispute, one per topic, without that of `first`."""
         single = len(scene.things) == 1 and scene.kind != "count"
-        found = asking.about_single(scene, self) if single else asking.about_many(scene, self)
+        found = corpus_ask.about_single(scene, self) if single else corpus_ask.about_many(scene, self)
         self.rng.shuffle(found)
         chosen: dict[str, Ask] = {}
         for question in found:
@@ -289,11 +279,11 @@ class Stage(Studio):
 
     def asked(self, question: Question) -> Ask:
         """A question of the corpus in words, with its instruction."""
-        closed = question.answer in ("yes", "no")
         text = self.kit.phrase(PHRASES[question.key], **question.slots)
         topic = question.topic or topic_of(question.key, **question.slots)
-        accepted = self.accepted(question.answer)
-        return Ask(f"{text}\n{YES_NO if closed else SHORT}", question.answer, accepted, topic=topic)
+        if question.answer in ("yes", "no"):
+            return yes_no(text, question.answer == "yes", topic)
+        return short(text, question.answer, self.accepted(question.answer), topic)
 
     def accepted(self, name: str) -> tuple[str, ...]:
         """Further right names of a concept."""

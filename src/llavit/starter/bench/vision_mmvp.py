@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from llavit.starter.ask import OPPOSITE, SIDE_WORDS, SIDES, pair_topic
+from llavit.starter.bench.asking import by_turns
 from llavit.starter.bench.compositions import alone, beside, counted, grounded, retried, scattered
-from llavit.starter.bench.stage import Shown, Stage, Unfit, part, topic_of
+from llavit.starter.bench.stage import Shown, Stage, Unfit, topic_of
 from llavit.starter.bench.wording import WORDING
 from llavit.starter.captions import NUMBERS
 from llavit.starter.concepts import article
@@ -47,7 +48,7 @@ Made = tuple[Scene, Scene, str, tuple[str, str], str]
 @retried
 def mmvp(kit: Kit) -> list[Sample]:
     """The same question about two pictures that are equal but for what it asks for."""
-    kind, kit = part(kit, KINDS)
+    kind, kit = by_turns(kit, "kind", KINDS)
     style = {"colour": "mono", "count": "any", "side": "any", "upright": "fluent"}.get(kind, "coloured")
     stage = Stage.on(kit, style)
     make = {

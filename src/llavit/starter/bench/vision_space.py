@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from llavit.starter.ask import SIDE_WORDS, SIDES, pair_topic
+from llavit.starter.bench.asking import by_turns
 from llavit.starter.bench.compositions import beside, counted, grounded, retried
 from llavit.starter.bench.depth import overlapping
-from llavit.starter.bench.stage import Shown, Stage, Unfit, part, topic_of
+from llavit.starter.bench.stage import Shown, Stage, Unfit, topic_of
 from llavit.starter.bench.vision_mmvp import looks_alike_turned
 from llavit.starter.bench.wording import WORDING
 from llavit.starter.concepts import Concept, article
@@ -82,7 +83,7 @@ def depth(stage: Stage) -> tuple[Scene, Ask, str]:
 @retried
 def realworld(kit: Kit) -> list[Sample]:
     """Spatial questions about cut-outs: the side, the outermost one, the one in front."""
-    kind, kit = part(kit, REALWORLD_KINDS)
+    kind, kit = by_turns(kit, "kind", REALWORLD_KINDS)
     stage = Stage.on(kit, "wild")
     if kind == "depth":
         scene, ask, text = depth(stage)
@@ -96,7 +97,7 @@ def realworld(kit: Kit) -> list[Sample]:
 @retried
 def cv2d(kit: Kit) -> list[Sample]:
     """Counting and sides with silhouettes in one colour each."""
-    kind, kit = part(kit, CV2D_KINDS)
+    kind, kit = by_turns(kit, "kind", CV2D_KINDS)
     stage = Stage.on(kit, "mono")
     if kind == "side":
         scene, ask = side(stage, stage.distinct(stage.rng.choice((2, 3))))
@@ -113,7 +114,7 @@ def cv2d(kit: Kit) -> list[Sample]:
 @retried
 def cv3d(kit: Kit) -> list[Sample]:
     """Size, depth, distance, and the odd one out of nine."""
-    kind, kit = part(kit, CV3D_KINDS)
+    kind, kit = by_turns(kit, "kind", CV3D_KINDS)
     stage = Stage.on(kit, "mono" if kind == "odd colour" else "coloured")
     if kind == "depth":
         scene, ask, text = depth(stage)
