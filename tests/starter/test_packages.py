@@ -95,6 +95,22 @@ def test_a_client_that_fails_is_reported_with_what_it_said(
         fetch_packages()
 
 
+def test_what_a_client_gives_is_unpacked_and_not_kept_twice(
+    one, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    package, path = one
+    kept = path.rename(tmp_path / "kept.tgz")
+    client = tmp_path / "bin" / "npm"
+    client.parent.mkdir()
+    client.write_text(f"#!/bin/sh\ntest $3 = {package.name}@{package.version} && cp {kept} got.tgz\n")
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{client.parent}:/usr/bin:/bin")
+    seen: list[tuple[int, int]] = []
+    fetch_packages(progress=lambda done, total: seen.append((done, total)))
+    assert (unpacked(package.name) / "package/icons.json").read_text() == "{}"
+    assert seen == [(package.bytes, package.bytes)] and list(path.parent.iterdir()) == []
+
+
 def test_what_a_client_gives_is_checked(one, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     package, path = one
     path.unlink()

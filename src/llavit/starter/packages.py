@@ -138,8 +138,12 @@ def fetch_packages(cache_dir: Path | None = None, progress: Progress | None = No
     done = 0
     failed: list[str] = []
     for package in wanted:
+        copied = (archives / package.file).exists()
         try:
-            _unpack(package, _archive(package, archives), root / package.folder_name)
+            archive = _archive(package, archives)
+            _unpack(package, archive, root / package.folder_name)
+            if not copied:  # what was downloaded here is of no more use
+                archive.unlink()
         except _Unavailable as error:
             failed.append(f"  {package.name} {package.version}: {error}")
         done += package.bytes

@@ -75,8 +75,10 @@ def _names() -> dict[str, str]:
         code = (concept.emoji or "").removesuffix("-fe0f")
         if code in names:
             found.setdefault(squashed(names[code]), concept.name)
+    several = {c.plural for c in all_concepts()} - {c.name for c in all_concepts()}  # "eyes" are two
     for other, name in {**concept_of(), **vendor_names("vendor")}.items():
-        found.setdefault(squashed(other), name)
+        if other not in several:
+            found.setdefault(squashed(other), name)
     for concept in all_concepts():  # "dog face" and "dogside" show a dog
         for view in (
             ("face", "head", "side") if concept.category == "animal" or concept.name == "robot" else ()

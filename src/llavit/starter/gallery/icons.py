@@ -17,9 +17,8 @@ from llavit.starter.packages import unpacked
 from llavit.starter.sources import drawing_path
 
 _MDI_TAGS = {
-    "Animal", "Food / Drink", "Sport", "Hardware / Tools", "Clothing", "Holiday", "Music", "Nature", "Places",
+    "Animal", "Food / Drink", "Sport", "Hardware / Tools", "Clothing", "Holiday", "Music", "Places",
     "Transportation + Road", "Transportation + Water", "Transportation + Flying", "Transportation + Other",
-    "Photography", "Science", "Agriculture", "Medical / Hospital",
 }  # fmt: skip
 # Variants of another icon, signs of a user interface, and names put the other way round ("fruit-pear").
 _MDI_NOT = re.compile(

@@ -25,7 +25,7 @@ _NO_STAMP = re.compile(
     r"symbols|cartoon|roadsigns|mirror|town/flags|military|space/|hanukkah|people/|naturalforces|Shorts|clothes/|"
     r"seasonal/(?:easter|halloween|newyears)|seasonal/christmas/(?!.*photo)|seasonal/holiday|food/pizza|medical/tooth|"
     r"nandou|garlics|police|toilet|sliced|pigface|cylinder|old_naval|cep|holly|lettuce_bolted|butterflyfish|"
-    r"flowers/(?:flower[47]|appoop|bolsom)|eggplant$|rambutan|highlighter|gnu-baby"
+    r"bears/toys|mammals/hedgehog|flowers/(?:flower[47]|appoop|bolsom)|eggplant$|rambutan|highlighter|gnu-baby"
 )
 _ADJECTIVES = re.compile(
     r"^(?:red|green|yellow|blue|pink|brown|white|black|ripe|colorful|little|big eared|large|small|very small|silver|"
