@@ -17,7 +17,9 @@ def build_full(output: Path, image_size: int | None, seed: int, yes: bool) -> No
 
     Raises:
         typer.Abort: the user said no.
-        RuntimeError: packages cannot be had, or there is nobody to ask.
+        FileNotFoundError: packages cannot be had.
+        ValueError: there is nobody to ask.
+        OSError: the disk is too full.
     """
     from rich.console import Console
 
@@ -41,14 +43,14 @@ def build_full(output: Path, image_size: int | None, seed: int, yes: bool) -> No
         typer.echo(f"There is no {client} here: {', '.join(names)} cannot be had.", err=True)
     if not yes:
         if not sys.stdin.isatty():
-            raise RuntimeError("nobody to ask: add --yes to go on without asking")
+            raise ValueError("nobody to ask: add --yes to go on without asking")
         typer.confirm("Go on?", abort=True)
     if missing:
         with progress_bar("packages") as progress:
             fetch_packages(progress=progress)
     free = shutil.disk_usage(output.parent if output.parent.exists() else Path()).free
     if free < GIGABYTES * 1e9:
-        raise RuntimeError(f"{output} needs about {GIGABYTES:g} GB, and {free / 1e9:.1f} GB are free")
+        raise OSError(f"{output} needs about {GIGABYTES:g} GB, and {free / 1e9:.1f} GB are free")
     side = 112 if image_size is None else image_size
     with progress_bar("drawing") as progress:
         corpus = build_full_corpus(output, image_size=side, seed=seed, progress=progress)

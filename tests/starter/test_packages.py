@@ -75,7 +75,7 @@ def test_a_damaged_archive_is_not_used_and_a_missing_client_is_named(one, monkey
     path.write_bytes(path.read_bytes()[:-5])
     monkeypatch.setattr(module.shutil, "which", lambda program: None)
     assert missing_clients([package]) == {"npm": [package.name]}
-    with pytest.raises(RuntimeError, match=r"@iconify-json/noto .*: npm is not installed") as error:
+    with pytest.raises(FileNotFoundError, match=r"@iconify-json/noto .*: npm is not installed") as error:
         fetch_packages()
     assert "llavit starter build" in str(error.value)
     assert not list((path.parent.parent).glob(f"*{package.folder_name}*"))
@@ -91,7 +91,7 @@ def test_a_client_that_fails_is_reported_with_what_it_said(
     client.write_text("#!/bin/sh\necho 'E404 no such version' >&2\nexit 1\n")
     client.chmod(0o755)
     monkeypatch.setenv("PATH", f"{client.parent}:/usr/bin:/bin")
-    with pytest.raises(RuntimeError, match="E404 no such version"):
+    with pytest.raises(FileNotFoundError, match="E404 no such version"):
         fetch_packages()
 
 
@@ -119,7 +119,7 @@ def test_what_a_client_gives_is_checked(one, monkeypatch: pytest.MonkeyPatch, tm
     client.write_text("#!/bin/sh\necho other > other.tgz\n")
     client.chmod(0o755)
     monkeypatch.setenv("PATH", f"{client.parent}:/usr/bin:/bin")
-    with pytest.raises(RuntimeError, match=f"expected sha256 {package.sha256}"):
+    with pytest.raises(FileNotFoundError, match=f"expected sha256 {package.sha256}"):
         fetch_packages()
 
 

@@ -128,7 +128,7 @@ def fetch_packages(cache_dir: Path | None = None, progress: Progress | None = No
         The folder that holds them.
 
     Raises:
-        RuntimeError: some cannot be had; the message names each with its reason. The others are there.
+        FileNotFoundError: some cannot be had; the message names each with its reason. The others are there.
     """
     root = packages_dir(cache_dir)
     archives = root / "archives"
@@ -150,7 +150,7 @@ def fetch_packages(cache_dir: Path | None = None, progress: Progress | None = No
         if progress:
             progress(done, total)
     if failed:
-        raise RuntimeError(
+        raise FileNotFoundError(
             f"{len(failed)} of {len(packages())} packages of the full edition cannot be had:\n"
             + "\n".join(failed)
             + f"\nAn archive that you copy into {archives} by hand is used as well. "
