@@ -86,9 +86,14 @@ def test_other_items_under_one_name_do_not_stand_in_one_row(results):
 
 def test_a_cut_run_says_so(results):
     cut = {**results[0], "complete": False, "settings": {**results[0]["settings"], "limit": 3}}
-    assert "The run is not finished." in markdown(
-        [cut]
-    ) and "the first 3 items of each task only" in markdown([cut])
+    text = markdown([cut])
+    assert "The run is not finished." in text and "the first 3 items of each task only" in text
+    assert "The run is not finished." not in markdown(results)
+
+
+def test_a_mean_over_some_families_only_says_so(results):
+    assert "m4: the mean is over general only." in markdown(results)
+    assert "m3: the mean is over" not in markdown(results)
 
 
 def test_the_page_is_one_file_with_table_and_picture(results):

@@ -78,8 +78,8 @@ def _figure(results: Sequence[Result]) -> Any:
     figure, axis = pyplot.subplots(figsize=(8.5, 1.4 + (0.16 + 0.2 * len(results)) * len(shown)))
     labels, marked = [], set()
     for place, row in enumerate(shown):
-        name = f"{NAMES.get(row.name, row.name)}, mean" if row.kind == "family" else row.name
-        labels.append(name if row.kind != "mean" else "mean of the families")
+        name = f"{NAMES.get(row.name, row.name)}{', mean' if row.kind == 'family' else ''}"
+        labels.append(name)
         for number in range(len(results)):
             at = place - 0.4 + thick * (number + 0.5)
             cell = row.cells.get((number, "model"))

@@ -31,7 +31,7 @@ def score_table(result: Result) -> Table:
         baselines = [str(row.cells.get(key, "-")) for key in columns([result])[1:]]
         lost = cell.failed + cell.unparsed
         shown.add_row(
-            f"{NAMES.get(row.name, row.name)}, mean" if row.kind == "family" else row.name,
+            f"{NAMES.get(row.name, row.name)}{', mean' if row.kind == 'family' else ''}",
             f"{row.items:,}" if row.kind == "task" else "",
             f"{100 * row.chance:.1f}" if row.chance is not None else "",
             f"{cell}  {cell.margin}",
