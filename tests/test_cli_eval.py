@@ -105,4 +105,6 @@ def test_a_benchmark_that_is_not_there_is_built(model_folder, tmp_path, monkeypa
     assert shown.exit_code == 0, shown.output
     assert f"building easy-vqa in {new}" in shown.stderr
     (task,) = json.loads(output.read_text())["tasks"].values()
+    whole = run("eval", model_folder, "--bench", new, "--limit", "2", "-o", tmp_path / "all.json")
+    assert f"{new} lacks mini-mme, " in whole.stderr and "easy-vqa," not in whole.stderr
     assert task["items"] == 4 and task["fingerprint"] == load_task(new / "easy-vqa").fingerprint

@@ -135,11 +135,11 @@ def _bench(folder: Path, tasks: str, edition: Any) -> list[Any]:
     from llavit.evaluate import load_bench
     from llavit.progress import progress_bar
 
-    try:
-        return load_bench(folder, tasks)
-    except (FileNotFoundError, ValueError) as error:
-        from llavit.starter.bench.registry import TASKS
+    from llavit.starter.bench.registry import TASKS
 
+    try:
+        found = load_bench(folder, tasks)
+    except (FileNotFoundError, ValueError) as error:
         known = {"all", *TASKS, *(task.family for task in TASKS.values())}
         there = {path.parent.name for path in folder.glob("*/task.json")}
         missing = [name for name in tasks.split(",") if name.strip() not in there]
@@ -147,6 +147,12 @@ def _bench(folder: Path, tasks: str, edition: Any) -> list[Any]:
             raise
         if isinstance(error, ValueError) and "unknown tasks" not in str(error):
             raise
+    else:
+        there = {task.name for task in found}
+        absent = [name for name, task in TASKS.items() if not task.optional and name not in there]
+        if "all" in tasks.split(",") and there <= set(TASKS) and absent:
+            typer.echo(f"{folder} lacks {', '.join(absent)}; `llavit bench build` makes them", err=True)
+        return found
     from llavit.starter.bench.build import build_bench
 
     typer.echo(f"building {', '.join(missing)} in {folder}", err=True)

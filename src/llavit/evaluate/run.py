@@ -84,6 +84,11 @@ def evaluate(
         "decoding": {
             "strategy": "greedy",
             "ends with": ["the end-of-turn token", "a line break behind text"],
+            **(
+                {}
+                if mode == "generate"
+                else {"likelihood": "mean log-probability per token, without end of turn"}
+            ),
         },
     }
     result = _begun(output, settings, chosen) or {
