@@ -134,7 +134,6 @@ def _bench(folder: Path, tasks: str, edition: Any) -> list[Any]:
     """Read the tasks, and build what is not there if it is the starter's."""
     from llavit.evaluate import load_bench
     from llavit.progress import progress_bar
-
     from llavit.starter.bench.registry import TASKS
 
     try:
