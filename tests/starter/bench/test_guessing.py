@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from llavit.starter.bench.registry import TASKS
 from llavit.starter.bench.task import rotations
 from llavit.starter.bench.wording import WORDING
 from llavit.starter.concepts import held_out
-from llavit.starter.kit import Sample
+from llavit.starter.kit import Ask, Sample
 from llavit.starter.phrases import DESCRIBE, HELD_OUT, PHRASES
 from tests.starter.bench.blind import JUDGES, by_words, majority
 from tests.starter.bench.samples import COMPOSED, gallery, groups, question, samples
@@ -39,6 +40,24 @@ def test_neither_majority_nor_words_of_the_question_beat_chance(name: str):
     train = [sample.ask for sample in samples(name, CALLS, seed=1)]
     assert majority(test, judge) <= chance(name) + TOLERANCE
     assert by_words(train, test, judge) <= chance(name) + TOLERANCE
+
+
+def test_the_reader_of_questions_finds_what_can_be_guessed():
+    """What the test above would say of two leaks: animals are never there; D is right most of the time."""
+    judge = JUDGES["exact"]
+    animals = {d.name for d in gallery().drawings("test") if d.category == "animal"}
+
+    def leaking(seed: int) -> list[Ask]:
+        asks = [s.ask for s in samples("mini-pope", CALLS, seed=seed)]
+        return [replace(a, answer="no") if any(n in a.text for n in animals) else a for a in asks]
+
+    assert by_words(leaking(1), leaking(0), judge) > 0.5 + TOLERANCE
+
+    def cornered(seed: int) -> list[Ask]:
+        asks = [s.ask for s in samples("mini-cv2d", CALLS, seed=seed)]
+        return [replace(a, answer="D") if i % 3 else a for i, a in enumerate(asks)]
+
+    assert by_words(cornered(1), cornered(0), judge) > 0.25 + TOLERANCE
 
 
 @pytest.mark.parametrize("name", [n for n in COMPOSED if TASKS[n].group == "pair"])
