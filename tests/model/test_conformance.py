@@ -13,6 +13,7 @@ from transformers import (
 )
 
 from llavit import LlavitForConditionalGeneration, LlavitModel
+from llavit.model.compat import recompute_activations
 from llavit.model.routing import routed_linears
 
 from .families import IMAGE, LLMS, PATCHES, TOWERS, config_of, image_prompt, pixels, tiny
@@ -360,9 +361,7 @@ def loss_and_gradients(model, forward=None, **options):
 def test_gradient_checkpointing_gives_the_same_loss_and_gradients(llm, reentrant):
     model = tiny(llm)
     loss, gradients = loss_and_gradients(model)
-    # transformers 5.23 gave it a new name.
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": reentrant})
+    recompute_activations(model, use_reentrant=reentrant)
     again, regradients = loss_and_gradients(model)
     assert torch.equal(loss, again)
     assert gradients.keys() == regradients.keys()

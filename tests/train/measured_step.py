@@ -14,6 +14,7 @@ from transformers import CLIPVisionConfig, LlamaConfig
 
 from llavit import LlavitConfig, LlavitForConditionalGeneration
 from llavit.model.adapters import add_lora
+from llavit.model.compat import recompute_activations
 from llavit.train.lora import hold_frozen
 from llavit.train.parts import freeze, optimizer_groups
 from llavit.train.recipe import Stage, load_recipe
@@ -78,7 +79,7 @@ def steps(
     freeze(model, rates)
     hold_frozen(model, getattr(torch, stage.frozen_dtype), computes_in=dtype)
     if stage.gradient_checkpointing:
-        model.activation_checkpointing_enable()
+        recompute_activations(model)
         model.disable_input_require_grads()
     optimizer = torch.optim.AdamW(optimizer_groups(model, rates, 0.0), fused=True)
     for _ in range(2):

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from llavit import LlavitForConditionalGeneration
 from llavit.cli import app
 from llavit.model.adapters import add_lora
+from llavit.model.compat import recompute_activations
 from llavit.train.estimate import estimate
 from llavit.train.flops import meta_model, training_flops
 from llavit.train.lora import hold_frozen
@@ -125,7 +126,7 @@ def measure_flops(config, rates, lora_rank, checkpointing):
         add_lora(model, base="", rank=lora_rank, alpha=1)
     freeze(model, rates)
     if checkpointing:
-        model.activation_checkpointing_enable()
+        recompute_activations(model)
         model.disable_input_require_grads()
     ids = torch.randint(1, 90, (2, 40))
     ids[:, 4 : 4 + PATCHES] = IMAGE
@@ -179,7 +180,7 @@ def real_step(config, stage, batch, dtype):
     freeze(model, to_plain(stage.learning_rates))
     hold_frozen(model, getattr(torch, stage.frozen_dtype), computes_in=dtype)
     if stage.gradient_checkpointing:
-        model.activation_checkpointing_enable()
+        recompute_activations(model)
         model.disable_input_require_grads()
     with MemoryCount() as memory:
         inputs = measured_step.batch(batch.rows, batch.length, batch.supervised)

@@ -2,7 +2,8 @@
 
 5.24 renamed the argument and the output `past_key_values` to `cache`, and returns the vision tower's whole output
 (`image_outputs`) where earlier versions return the projected features (`image_hidden_states`). LLaViT takes both names
-of the cache in every version, and gives what the installed version gives.
+of the cache in every version, and gives what the installed version gives. 5.23 renamed gradient checkpointing to
+activation checkpointing.
 """
 
 import dataclasses
@@ -70,3 +71,19 @@ def same_image_fields(outputs: Any) -> dict[str, Any]:
     """Return the field of `image_fields` out of another output."""
     name = "image_outputs" if _HAS_TOWER_OUTPUT else "image_hidden_states"
     return {name: getattr(outputs, name)}
+
+
+def recompute_activations(model: Any, **options: Any) -> None:
+    """Let a model compute activations again in the backward pass instead of keeping them (gradient checkpointing).
+
+    Args:
+        model: of transformers.
+        **options: of `torch.utils.checkpoint.checkpoint`, such as `use_reentrant`.
+
+    Example:
+        ```python
+        recompute_activations(model, use_reentrant=False)
+        ```
+    """
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable(options or None)

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 from llavit.model.adapters import add_lora
+from llavit.model.compat import recompute_activations
 from llavit.model.configuration import LlavitConfig
 from llavit.model.modeling import LlavitForConditionalGeneration
 from llavit.model.routing import VisualRoute
@@ -169,7 +170,7 @@ def step_memory(
     if gathers:
         model.get_decoder().layers.to(dtype)
     if stage.gradient_checkpointing:
-        model.activation_checkpointing_enable()
+        recompute_activations(model)
         model.disable_input_require_grads()
     model.train()
     with FakeTensorMode(), _own_autocast_cache():

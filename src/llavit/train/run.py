@@ -16,6 +16,7 @@ from llavit import LlavitForConditionalGeneration, LlavitProcessor, build_llavit
 from llavit.data import Collator, ConversationDataset, SkipLog, Skipped
 from llavit.data.readers import Reader
 from llavit.model.adapters import has_adapters, merge_adapters
+from llavit.model.compat import recompute_activations
 from llavit.progress import quiet_transformers
 from llavit.train.compiling import compile_layers
 from llavit.train.distributed import check_launcher, forget_deepspeed, is_first_process
@@ -140,10 +141,7 @@ def _run_stage(
     hold_frozen(model, getattr(torch, stage.frozen_dtype), computes_in=dtype)
     console.print(parts_table(model, rates, f"Stage {stage.name}: {len(reader):,} records"))
     if stage.gradient_checkpointing:
-        enable = (
-            getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        )
-        enable()
+        recompute_activations(model)
         # transformers then wants gradients for what embeddings give, the frozen tower's too: a backward pass in vain
         model.disable_input_require_grads()
     compile_layers(model, recipe.compile)
