@@ -17,7 +17,7 @@ RASTER = 128
 """Longer side in pixels at which vector drawings are rasterised, unless a larger one is asked for."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity: a family has thousands of drawings
 class Family:
     """Drawings that look alike in style.
 
