@@ -126,7 +126,8 @@ $(EXTRAS)/.ready: $(VENV)/.dev pyproject.toml
 	@touch $@
 
 # lmms-eval depends on much, torchvision among it, so it has an environment of its own. The constraint keeps pip from
-# putting another torch in with torchvision. Where that does not fit the torch at hand (a CPU build), it goes out again:
+# putting another torch in with torchvision. Where that does not fit the torch at hand (a CPU build), it goes out again,
+# and timm with it, which needs it:
 # neither llavit nor the tasks need it. An interrupted installation goes on where it stopped.
 $(LMMS)/.ready: $(VENV)/.torch pyproject.toml
 	@echo "== $(LMMS): lmms-eval and what it depends on (minutes, the first time)"
@@ -135,5 +136,5 @@ $(LMMS)/.ready: $(VENV)/.torch pyproject.toml
 	@$(LMMS)/bin/python -c 'from importlib.metadata import version as v; print("torch==" + v("torch").split("+")[0])' \
 	  > $(LMMS)/torch.txt
 	@set -euo pipefail; $(LMMS_PIP) install --no-warn-conflicts -c $(LMMS)/torch.txt --editable '.[lmms]' | $(SHORT)
-	@$(LMMS)/bin/python -c 'import torchvision' 2>/dev/null || $(LMMS_PIP) uninstall --quiet --yes torchvision
+	@$(LMMS)/bin/python -c 'import torchvision' 2>/dev/null || $(LMMS_PIP) uninstall --quiet --yes torchvision timm
 	@touch $@

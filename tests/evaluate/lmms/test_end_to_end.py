@@ -18,7 +18,6 @@ from llavit.evaluate.lmms.paper import PAPER
 from llavit.starter.bench.build import build_bench
 
 LMMS_PYTHON = os.environ.get("LMMS_PYTHON", "")
-ROOT = Path(__file__).parents[3]
 TASKS = ("mini-pope", "mini-mmb", "mini-ocrbench")
 
 pytestmark = [
@@ -31,7 +30,7 @@ def lmms_python(*arguments, home: Path, check: bool = True) -> subprocess.Comple
     """Run the interpreter of lmms-eval's environment, without a hub."""
     env = {
         **os.environ,
-        "PYTHONPATH": str(ROOT / "src"),
+        "PYTHONPATH": "",  # llavit as it is installed there, entry point included
         "HF_HOME": str(home),
         "HF_HUB_OFFLINE": "1",
         "CUDA_VISIBLE_DEVICES": "",
@@ -121,6 +120,23 @@ def test_a_score_can_be_counted_by_hand(theirs):
     rows = [sample["score"] for sample in samples["mini-pope@starter-1"]]
     right = [row["text"].lower().strip(".") == row["answer"] for row in rows]
     assert results["mini-pope@starter-1"]["score,none"] == pytest.approx(sum(right) / len(right))
+
+
+def test_two_processes_share_the_work_and_give_the_score_of_one(made, theirs, monkeypatch):
+    folder, own = made
+    task = next(name for name in own if 0 < theirs[0][name]["score,none"] < 1)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    lmms_python(
+        *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "lmms_eval"),
+        *("--model", "llavit", "--model_args", f"pretrained={folder / 'model'},dtype=float32"),
+        *("--include_path", str(folder / "exported"), "--tasks", task, "--verbosity", "DEBUG"),
+        *("--output_path", str(folder / "two"), "--log_samples"),
+        home=folder / "home",
+    )
+    (results,) = (folder / "two").glob("*/*_results.json")
+    assert json.loads(results.read_text())["results"][task]["score,none"] == theirs[0][task]["score,none"]
+    (samples,) = (folder / "two").glob("*/*_samples_*.jsonl")
+    assert len(samples.read_text().splitlines()) == own[task]["items"]
 
 
 def test_the_suite_keeps_lmms_evals_results_and_goes_on_where_it_stopped(made, theirs):
