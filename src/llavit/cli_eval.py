@@ -134,11 +134,12 @@ def _bench(folder: Path, tasks: str, edition: Any) -> list[Any]:
     """Read the tasks, and build what is not there if it is the starter's."""
     from llavit.evaluate import load_bench
     from llavit.progress import progress_bar
-    from llavit.starter.bench.registry import TASKS
 
     try:
         found = load_bench(folder, tasks)
     except (FileNotFoundError, ValueError) as error:
+        from llavit.starter.bench.registry import TASKS
+
         known = {"all", *TASKS, *(task.family for task in TASKS.values())}
         there = {path.parent.name for path in folder.glob("*/task.json")}
         missing = [name for name in tasks.split(",") if name.strip() not in there]
@@ -147,10 +148,7 @@ def _bench(folder: Path, tasks: str, edition: Any) -> list[Any]:
         if isinstance(error, ValueError) and "unknown tasks" not in str(error):
             raise
     else:
-        there = {task.name for task in found}
-        absent = [name for name, task in TASKS.items() if not task.optional and name not in there]
-        if "all" in tasks.split(",") and there <= set(TASKS) and absent:
-            typer.echo(f"{folder} lacks {', '.join(absent)}; `llavit bench build` makes them", err=True)
+        _note_absent(folder, found, tasks)
         return found
     from llavit.starter.bench.build import build_bench
 
@@ -158,6 +156,20 @@ def _bench(folder: Path, tasks: str, edition: Any) -> list[Any]:
     with progress_bar("drawing") as progress:
         build_bench(folder, missing, edition, progress=progress)
     return load_bench(folder, tasks)
+
+
+def _note_absent(folder: Path, found: list[Any], tasks: str) -> None:
+    """Say which of the starter's tasks "all" leaves out because they are not built."""
+    if "all" not in tasks.split(",") or any(
+        task.made.get("edition") not in ("starter", "full") for task in found
+    ):
+        return
+    from llavit.starter.bench.registry import TASKS
+
+    names = {task.name for task in found}
+    absent = [name for name, task in TASKS.items() if not task.optional and name not in names]
+    if absent:
+        typer.echo(f"{folder} lacks {', '.join(absent)}; `llavit bench build` makes them", err=True)
 
 
 def _default_output(model: str, name: str) -> Path:
