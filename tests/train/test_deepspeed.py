@@ -18,10 +18,14 @@ from llavit.train.stopping import EXIT_STATUS
 from tests.train.processes import train_in
 from tests.train.test_distributed import SPLIT, assert_same_run, logged, steps_of
 
-pytest.importorskip("deepspeed", reason="of the extra `deepspeed`: make test-extras")
 pytestmark = pytest.mark.extras
 
 WAYS = pytest.mark.parametrize("parallel", ["zero2", "zero3"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def needs_deepspeed():
+    pytest.importorskip("deepspeed", reason="of the extra `deepspeed`: make test-extras")
 
 
 @pytest.fixture(scope="module")
