@@ -36,7 +36,7 @@ def test_a_result_states_all_that_it_depends_on(result, bench):
     assert result["complete"] and result["name"] == "tiny"
     assert result["settings"]["mode"] == "generate" and result["settings"]["baselines"] == list(BASELINES)
     assert len(result["settings"]["model"]) == 64 and result["settings"]["dtype"] == "float32"
-    assert result["settings"]["decoding"]["strategy"] == "greedy"
+    assert result["settings"]["decoding"]["strategy"] == "greedy" and result["batch_size"] == 32
     assert {"llavit", "torch", "transformers", "git revision"} <= result["environment"].keys()
     assert result["seconds"] == pytest.approx(
         sum(task["seconds"] for task in result["tasks"].values()), abs=0.05

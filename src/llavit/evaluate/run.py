@@ -98,6 +98,7 @@ def evaluate(
         "settings": settings,
         "model": _about_model(model, source),
         "environment": environment(),
+        "batch_size": batch_size,
         "seconds": 0.0,
         "tasks": {},
     }
