@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-GIGABYTES = 1.0
+GIGABYTES = 0.8
 """Disk that the unpacked packages and the corpus take together, measured: docs/starter/corpus-full.json."""
 
 

@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -12,12 +13,14 @@ pytest.importorskip("resvg_py", reason="of the extra `starter`, which a core ins
 
 from llavit.data import open_reader
 from llavit.starter import full as module
+from llavit.starter.bench.registry import TASKS
 from llavit.starter.concepts import held_out
 from llavit.starter.full import FullCorpus, build_full_corpus, held_out_of
 from llavit.starter.full_plan import CAPTIONS, INSTRUCT, Part, makers
 from llavit.starter.gallery import open_gallery
 from llavit.starter.gallery.names import mentions_held_out
 from llavit.starter.packages import missing_packages
+from llavit.starter.twins import LIMIT, closest, fingerprint
 
 SMALL = {"edition": "starter", "pretrain": 130, "instruct": 120, "val": 40}
 
@@ -90,6 +93,18 @@ def test_no_caption_or_answer_names_what_is_held_out(built: FullCorpus):
             for turn in record["conversations"]:
                 text = re.sub(r"^[A-D]\. ", "", turn["value"], flags=re.MULTILINE)
                 assert not mentions_held_out(text.replace("<image>", "")), record
+
+
+def test_no_picture_of_training_is_one_of_the_benchmark(built: FullCorpus):
+    files = [p for name in ("pretrain", "instruct") for p in sorted((built.root / "images" / name).iterdir())]
+    train = np.stack([fingerprint(Image.open(path).convert("RGBA")) for path in files])
+    gallery = open_gallery("starter")
+    tasks = [task for task in TASKS.values() if not task.optional]
+    samples = [s for task in tasks for number in range(3) for s in task.samples(gallery, number)]
+    test = np.stack([fingerprint(sample.image.convert("RGBA")) for sample in samples])
+    best, _ = closest(test, train)
+    assert len(test) >= 3 * len(tasks) and best.max() <= LIMIT
+    assert closest(train[:1], train)[0][0] > LIMIT  # a copy would be found
 
 
 def test_every_maker_has_its_share(built: FullCorpus):
