@@ -55,7 +55,7 @@ test-slow: $(VENV)/.dev test-extras $(LMMS)/.ready
 	$(QUIET_THREADS) LMMS_PYTHON=$(abspath $(LMMS))/bin/python $(BIN)/pytest -m "slow and not extras" $(TESTS)
 
 test-extras: $(EXTRAS)/.ready
-	$(QUIET_THREADS) $(EXTRAS)/bin/python -m pytest -m extras -rs tests/train
+	$(QUIET_THREADS) $(EXTRAS)/bin/python -m pytest -m extras -rs tests/train tests/data
 
 test-lmms: $(VENV)/.dev $(LMMS)/.ready
 	$(QUIET_THREADS) LMMS_PYTHON=$(abspath $(LMMS))/bin/python $(BIN)/pytest -m slow tests/evaluate/lmms
@@ -120,7 +120,7 @@ $(EXTRAS)/.ready: $(VENV)/.dev pyproject.toml
 	echo "import site; site.addsitedir('$$below')" > "$$here/below.pth"; \
 	needs=$$($(BIN)/python -c '$(WANTED)' wandb qlora deepspeed); \
 	$(EXTRAS)/bin/python -m pip --disable-pip-version-check install --no-warn-conflicts setuptools wheel ninja \
-	  py-cpuinfo | $(SHORT); \
+	  py-cpuinfo webdataset | $(SHORT); \
 	DS_BUILD_OPS=0 $(EXTRAS)/bin/python -m pip --disable-pip-version-check install --no-warn-conflicts \
 	  --no-build-isolation $$needs | $(SHORT)
 	@touch $@

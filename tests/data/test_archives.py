@@ -109,8 +109,9 @@ def test_the_fingerprint_of_tar_files_follows_their_samples(shards, tmp_path):
     assert fingerprint([*files, ("1.png", png(0)), ("1.txt", b"cat")]) != first
 
 
+@pytest.mark.extras
 def test_webdatasets_own_writer_is_understood(tmp_path):
-    webdataset = pytest.importorskip("webdataset", reason="an independent writer, not needed to read")
+    webdataset = pytest.importorskip("webdataset", reason="an independent writer: make test-extras")
     with webdataset.TarWriter(str(tmp_path / "a.tar")) as writer:
         for i in range(3):
             writer.write({"__key__": f"{i:03d}", "png": png(i), "json": {"conversations": TURNS}})
