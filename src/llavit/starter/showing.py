@@ -80,8 +80,8 @@ def named(name: str) -> str:
     """A name with its article, unless it takes none.
 
     Examples:
-        >>> named("owl"), named("blueberries"), named("grass")
-        ('an owl', 'blueberries', 'grass')
+        >>> named("owl"), named("blueberries"), named("Statue of Liberty"), named("Christmas tree")
+        ('an owl', 'blueberries', 'Statue of Liberty', 'a Christmas tree')
     """
     words = name.split()
     several = words[-1].endswith("s") and not words[-1].endswith(("ss", "us", "is")) and " of " not in name

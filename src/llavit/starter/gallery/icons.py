@@ -100,7 +100,7 @@ def mdi() -> tuple[Family, Family]:
     for row in rows:
         key, name = row["name"], row["name"].replace("-", " ")
         usable = not row["deprecated"] and set(row["tags"]) & _MDI_TAGS and key not in concepts
-        if not usable or _MDI_NOT.search(name) or len(name.split()) > 2:
+        if not usable or _MDI_NOT.search(name) or " " in name:  # of two words the adjective stands last
             continue
         if not (held_out(name) or mentions_held_out(name)) and drawing_path("icon", key).exists():
             others.append(Drawing("mdi", key, name, tintable=True, text=name))
