@@ -85,7 +85,9 @@ def named(name: str) -> str:
     """
     words = name.split()
     several = words[-1].endswith("s") and not words[-1].endswith(("ss", "us", "is")) and " of " not in name
-    proper = all(word[0].isupper() for word in words if len(word) > 3)  # "Statue of Liberty"
+    proper = name[0].isupper() and all(
+        word[0].isupper() for word in words if len(word) > 3
+    )  # "Statue of Liberty"
     bare = several or proper or words[0] in ("a", "an", "the", "two", "some")
     bare = bare or name in ("grass", "ice", "bacon", "soup")
     return name if bare else article(name)
