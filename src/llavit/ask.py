@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
+from llavit.loading import load_model
 from llavit.model.images import ImageLike, load_image
-from llavit.model.modeling import LlavitForConditionalGeneration
 from llavit.model.processor import LlavitProcessor
 from llavit.progress import quiet_transformers
-from llavit.train.precision import resolve_dtype
 
 HELP = "/image PATH shows an image with your next question, /reset starts over, /quit leaves"
 
@@ -46,26 +45,23 @@ class Chat:
 
     @classmethod
     def load(cls, source: str | Path, *, max_new_tokens: int = 256) -> Chat:
-        """Load a model from a folder or the hub, onto the GPU if there is one.
+        """Load a model from a folder or the hub, onto the GPU if there is one; a LLaVA answers as LLaVA.
 
         Raises:
             FileNotFoundError: neither a folder nor a model on the hub.
         """
         if not Path(source).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
             raise FileNotFoundError(f"no such model folder: {source}")
-        dtype, _ = resolve_dtype("auto")
         try:
             with quiet_transformers():
-                model = LlavitForConditionalGeneration.from_pretrained(source, dtype=dtype)
-                processor = LlavitProcessor.from_pretrained(source)
+                model, processor = load_model(source)
         except OSError as error:
             if Path(source).is_dir():
                 raise
             raise FileNotFoundError(
                 f"{source} is neither a folder nor a model that the hub gives: {error}"
             ) from error
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(model.to(device).eval(), processor, max_new_tokens=max_new_tokens)
+        return cls(model, processor, max_new_tokens=max_new_tokens)
 
     def ask(self, text: str, images: Sequence[ImageLike] = ()) -> Iterator[str]:
         """Ask the next question; the answer comes as it is generated, greedily.

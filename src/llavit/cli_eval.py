@@ -74,8 +74,8 @@ def eval_(
     from rich.console import Console
 
     from llavit.evaluate import evaluate
-    from llavit.evaluate.lmms.loading import load_model
     from llavit.evaluate.terminal import score_table
+    from llavit.loading import load_model
     from llavit.progress import quiet_transformers
 
     chosen = _bench(bench, tasks, edition.value)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from llavit.evaluate.lmms.asking import Answer, answer_batch, to_messages
 from llavit.evaluate.lmms.decoding import Decoding
-from llavit.evaluate.lmms.loading import load_model
+from llavit.loading import load_model
 
 logger = logging.getLogger(__name__)
 

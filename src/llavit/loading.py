@@ -1,4 +1,4 @@
-"""Loading a model to be evaluated: a LLaViT as it was trained, a LLaVA as the LLaVA that it is."""
+"""Loading a model to be asked: a LLaViT as it was trained, a LLaVA as the LLaVA that it is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def load_model(
     """Load a model and its processor, ready to answer.
 
     A checkpoint in LLaVA's own format has neither visual QKV nor the visual mask; it is loaded with both switches
-    off unless they are given, so that its score is LLaVA's.
+    off unless they are given, so that its answers are LLaVA's.
 
     Args:
         pretrained: a folder or a hub id; a folder with adapters too.
@@ -31,6 +31,11 @@ def load_model(
     Raises:
         ValueError: another dtype, or a path of a folder that is not there.
         OSError: no such model.
+
+    Example:
+        ```python
+        model, processor = load_model("runs/demo/instruct")
+        ```
     """
     import torch
 
