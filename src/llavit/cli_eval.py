@@ -113,10 +113,13 @@ def table(
     ] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with table and picture.")] = None,
     png: Annotated[Path | None, typer.Option(help="Write a picture: png, svg or pdf.")] = None,
+    summary: Annotated[
+        Path | None, typer.Option(help="Write one run without its predictions, to keep beside the code.")
+    ] = None,
 ) -> None:
     """Set results side by side: as Markdown, as an HTML page, as a picture."""
     from llavit.evaluate.chart import html_page, save_chart
-    from llavit.evaluate.result import read_result
+    from llavit.evaluate.result import read_result, without_predictions, write_result
     from llavit.evaluate.table import markdown as as_markdown
 
     read = [read_result(path) for path in results]
@@ -126,7 +129,12 @@ def table(
         typer.echo(html)
     if png is not None:
         typer.echo(save_chart(read, png))
-    if markdown or (html is None and png is None):
+    if summary is not None:
+        if len(read) != 1:
+            raise ValueError(f"--summary: expected one run, got {len(read)}")
+        write_result(without_predictions(read[0]), summary)
+        typer.echo(summary)
+    if markdown or (html is None and png is None and summary is None):
         typer.echo(as_markdown(read), nl=False)
 
 

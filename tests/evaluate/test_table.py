@@ -10,6 +10,7 @@ from PIL import Image
 
 from llavit.evaluate import evaluate, load_bench, load_task
 from llavit.evaluate.chart import html_page, save_chart
+from llavit.evaluate.result import read_result, write_result
 from llavit.evaluate.table import markdown, rows, titles
 from llavit.evaluate.task_page import task_page
 from tests.evaluate.small_bench import save_bench
@@ -131,3 +132,18 @@ def test_the_page_of_a_task_refuses_a_run_without_it_or_of_other_items(results, 
         task_page(task, results[1])
     with pytest.raises(ValueError, match="had other items"):
         task_page(replace(task, fingerprint="x"), results[0])
+
+
+def test_a_run_without_its_predictions_gives_the_same_table_and_is_small(results, tmp_path):
+    from typer.testing import CliRunner
+
+    from llavit.cli import app
+
+    write_result(results[0], tmp_path / "run.json")
+    arguments = ["table", str(tmp_path / "run.json"), "--summary", str(tmp_path / "summary.json")]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    summary = read_result(tmp_path / "summary.json")
+    assert markdown([summary]) == markdown([results[0]])
+    assert not any("predictions" in task or "points" in task for task in summary["tasks"].values())
+    two = CliRunner().invoke(app, [*arguments, str(tmp_path / "run.json")])
+    assert two.exit_code == 2 and "expected one run, got 2" in two.output

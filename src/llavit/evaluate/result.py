@@ -126,6 +126,20 @@ def write_result(result: Mapping[str, Any], path: str | Path) -> None:
     os.replace(temporary, path)
 
 
+def without_predictions(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a result without the answer to each item: small enough to keep beside the code, and tables still read it.
+
+    Example:
+        >>> without_predictions({"name": "a", "tasks": {"t": {"score": 0.5, "points": {}, "predictions": []}}})
+        {'name': 'a', 'tasks': {'t': {'score': 0.5}}}
+    """
+    tasks = {
+        name: {key: value for key, value in task.items() if key not in ("points", "predictions")}
+        for name, task in result["tasks"].items()
+    }
+    return {**result, "tasks": tasks}
+
+
 def require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
     """Check that a run that is to go on has the same model and settings.
 
