@@ -7,7 +7,7 @@ import pytest
 
 from llavit.evaluate.lmms.hub import hub_reachable, on_this_machine
 
-constants = pytest.importorskip("huggingface_hub.constants")
+constants = pytest.importorskip("huggingface_hub.constants", reason="transformers brings it")
 
 
 @pytest.fixture
