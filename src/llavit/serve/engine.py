@@ -1,0 +1,387 @@
+"""The engine: load a model once and ask it from any number of threads.
+
+caller's thread                          engine's thread
+messages -> tokens, pixels -> queue  ->  prefill, decode step, decode step, ...  ->  pieces of the answer
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from llavit.loading import load_model
+from llavit.model.images import ImageLike
+from llavit.progress import quiet_transformers
+from llavit.serve.answers import Answer, EngineClosed, EngineStats
+from llavit.serve.image_cache import ImageCache, TokenPath
+from llavit.serve.messages import Messages, conversation
+from llavit.serve.request import Prompt, Request, Stream
+from llavit.serve.runner import Runner
+from llavit.serve.sampling import Sampling
+from llavit.serve.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """Answers questions about images, many at once, and pays for an image once.
+
+    Args:
+        model: a LLaViT or LLaVA in evaluation mode, on its device. It is the engine's until it is closed; who wants to
+            use it in between asks for it with `exclusive`.
+        processor: that of the model.
+        max_batch: requests that run together; others wait.
+        max_length: greatest number of tokens of prompt and answer together; by default the model's own limit, at most
+            4096. Keys and values of `max_batch` conversations of this length have room in memory.
+        max_queue: requests that may wait; a further one raises `EngineBusy`.
+        image_cache_bytes: greatest size of the image cache, on the model's device; 0 turns it off.
+        compile: "never" runs the model as it is.
+
+    Attributes:
+        model: the model.
+        processor: its processor.
+        name: where the model came from.
+        max_length: as above.
+
+    Raises:
+        ValueError: an option that makes no sense, or a model whose attention takes no masks.
+
+    Example:
+        engine = Engine.load("runs/starter/instruct")
+        print(engine.answer("What is this?", ["cat.jpg"]))
+        print(engine.answer("Which colour is it?", ["cat.jpg"]))  # pays for its own tokens only
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        max_batch: int = 16,
+        max_length: int | None = None,
+        max_queue: int = 64,
+        image_cache_bytes: int = 1 << 30,
+        compile: Literal["never", "auto", "always"] = "never",
+    ):
+        for name, value, least in (
+            ("max_batch", max_batch, 1),
+            ("max_queue", max_queue, 1),
+            ("image_cache_bytes", image_cache_bytes, 0),
+        ):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}={value!r}: expected a whole number from {least} up")
+        if compile not in ("never", "auto", "always"):
+            raise ValueError(f"compile={compile!r}: expected never, auto or always")
+        self.model, self.processor = model, processor
+        self.name = model.config._name_or_path or model.config.model_type
+        self._runner = Runner(model, max_batch=max_batch, max_length=max_length)
+        self.max_length = self._runner.max_length
+        config = model.generation_config
+        ends = config.eos_token_id if config.eos_token_id is not None else []
+        self._ends = frozenset(ends if isinstance(ends, list | tuple) else [int(ends)])
+        self._scheduler = Scheduler(
+            self._runner,
+            max_batch=max_batch,
+            max_queue=max_queue,
+            cache=ImageCache(image_cache_bytes),
+            suppressed={model.config.image_token_id, *(config.suppress_tokens or ())},
+        )
+        self._tokenising = threading.Lock()  # fast tokenizers are not thread-safe
+        self._borrowers = 0
+        self._stepping = self._borrowed = self._closed = False
+        self._thread = threading.Thread(target=self._loop, name="llavit-engine", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        dtype: str = "auto",
+        device: str | None = None,
+        compile: Literal["never", "auto", "always"] = "auto",
+        quantize: str | None = None,
+        revision: str | None = None,
+        progress: bool = True,
+        **engine_options: Any,
+    ) -> Engine:
+        """Load a model from a folder or the hub, onto the GPU if there is one; a LLaVA answers as LLaVA.
+
+        Args:
+            source: a folder or a hub id.
+            dtype: "auto" takes bfloat16 where the hardware multiplies it fast.
+            device: where it computes.
+            compile: see the class.
+            quantize: None keeps the weights as they are.
+            revision: of a model on the hub.
+            progress: say on stderr that the model loads, if that is a terminal.
+            **engine_options: see the class.
+
+        Raises:
+            FileNotFoundError: neither a folder nor a model on the hub.
+            ValueError: an option that makes no sense.
+        """
+        if quantize is not None:
+            raise ValueError(f"quantize={quantize!r}: expected None")
+        if not Path(source).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
+            raise FileNotFoundError(f"no such model folder: {source}")
+        location = {} if revision is None else {"revision": revision}
+        with _status(f"loading {source}") if progress else nullcontext():
+            try:
+                with quiet_transformers():
+                    model, processor = load_model(source, dtype=dtype, device=device, **location)
+            except OSError as error:
+                if Path(source).is_dir():
+                    raise
+                raise FileNotFoundError(
+                    f"{source} is neither a folder nor a model that the hub gives: {error}"
+                ) from error
+            engine = cls(model, processor, compile=compile, **engine_options)
+        engine.name = str(source)
+        return engine
+
+    def answer(
+        self,
+        messages: Messages,
+        images: Iterable[ImageLike] = (),
+        *,
+        timeout: float | None = None,
+        **sampling: Any,
+    ) -> Answer:
+        """Ask, and wait for the whole answer.
+
+        Args:
+            messages: a question, or a list of messages (`role`, `content`); a content is a string or a list of parts,
+                `{"type": "text", "text": ...}` and `{"type": "image", "image": ...}`. An image part without an image
+                takes the next one of `images`.
+            images: pictures, paths, bytes or data URLs; what the messages leave over is shown before the last question.
+            timeout: seconds until the answer ends where it is (`finish_reason` "timeout").
+            **sampling: fields of `Sampling`; by default the likeliest token each time.
+
+        Raises:
+            ValueError: bad messages, images or options, or a prompt that is too long; says what was expected.
+            EngineBusy: the queue is full.
+            EngineClosed: the engine takes nothing any more.
+        """
+        return self.stream(messages, images, timeout=timeout, **sampling).result()
+
+    def answer_many(
+        self, conversations: Iterable[Any], *, timeout: float | None = None, **sampling: Any
+    ) -> list[Answer]:
+        """Ask many questions, which run together; answers come in the order of the questions.
+
+        Args:
+            conversations: each as `messages` of `answer`, or a pair of messages and images. There may be more than
+                have room in the queue.
+            timeout: of each, from the moment it is queued.
+            **sampling: see `answer`.
+
+        Raises:
+            ValueError: see `answer`.
+        """
+        options = Sampling(**sampling)
+        streams = []
+        for each in conversations:
+            messages, images = each if isinstance(each, tuple) else (each, ())
+            request = self._request(messages, images, options, timeout)
+            with self._scheduler.changed:
+                self._scheduler.changed.wait_for(self._scheduler.has_room)
+                self._scheduler.add(request)
+            streams.append(request.stream)
+        return [stream.result() for stream in streams]
+
+    def stream(
+        self,
+        messages: Messages,
+        images: Iterable[ImageLike] = (),
+        *,
+        timeout: float | None = None,
+        **sampling: Any,
+    ) -> Stream:
+        """Ask, and read the answer as it comes; see `answer`.
+
+        Example:
+            for piece in engine.stream("What is this?", ["cat.jpg"]):
+                print(piece.text, end="", flush=True)
+        """
+        return self.submit(messages, images, Sampling(**sampling), timeout=timeout)
+
+    def submit(
+        self,
+        messages: Messages,
+        images: Iterable[ImageLike] = (),
+        sampling: Sampling | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> Stream:
+        """Ask with ready-made options; see `answer`. Safe to call from any thread."""
+        request = self._request(messages, images, sampling or Sampling(), timeout)
+        self._scheduler.add(request)
+        return request.stream
+
+    def stats(self) -> EngineStats:
+        """Return counters."""
+        return self._scheduler.stats()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[Any]:
+        """Borrow the model: the step under way ends, and no other begins before the block does.
+
+        Example:
+            with engine.exclusive() as model:
+                outputs = model(**inputs, output_attentions=True)
+        """
+        changed = self._scheduler.changed
+        with changed:
+            self._borrowers += 1
+            changed.wait_for(lambda: not (self._stepping or self._borrowed))
+            self._borrowed = True
+        try:
+            yield self.model
+        finally:
+            with changed:
+                self._borrowed = False
+                self._borrowers -= 1
+                changed.notify_all()
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Take nothing new, and finish what runs and waits.
+
+        Args:
+            timeout: seconds to wait.
+
+        Returns:
+            whether everything has ended.
+        """
+        changed = self._scheduler.changed
+        with changed:
+            self._scheduler.taking = False
+            changed.notify_all()
+            return changed.wait_for(self._scheduler.idle, timeout)
+
+    def close(self) -> None:
+        """Stop: what still runs or waits ends with `EngineClosed`."""
+        with self._scheduler.changed:
+            self._scheduler.taking = False
+            self._closed = True
+            self._scheduler.changed.notify_all()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _loop(self) -> None:
+        changed, scheduler = self._scheduler.changed, self._scheduler
+        with torch.inference_mode():
+            while True:
+                with changed:
+                    changed.wait_for(lambda: self._closed or not (scheduler.idle() or self._borrowers))
+                    if self._closed:
+                        break
+                    self._stepping = True
+                try:
+                    scheduler.round()
+                except BaseException as error:  # never leave callers waiting
+                    logger.exception("the engine's round failed")
+                    scheduler.abandon(error)
+                with changed:
+                    self._stepping = False
+                    changed.notify_all()
+        scheduler.abandon(EngineClosed("the engine was closed before the answer ended"))
+
+    def _request(
+        self, messages: Messages, images: Iterable[ImageLike], sampling: Sampling, timeout: float | None
+    ) -> Request:
+        """Make a request of what a caller gave; in the caller's thread."""
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"timeout={timeout!r}: expected seconds above 0, or None")
+        submitted = time.monotonic()
+        unknown = [token for token in sampling.logit_bias if token >= self.model.config.llm.vocab_size]
+        if unknown:
+            raise ValueError(
+                f"logit_bias: expected token ids below {self.model.config.llm.vocab_size}, got {unknown[0]}"
+            )
+        prompt = self._prompt(conversation(messages, images))
+        room = self.max_length - len(prompt.ids)
+        if room < 1:
+            raise ValueError(
+                f"the prompt has {len(prompt.ids)} tokens ({prompt.visual_tokens} of them visual): expected at most "
+                f"{self.max_length - 1}, which leaves room for an answer within max_length={self.max_length}"
+            )
+        return Request(
+            prompt,
+            sampling,
+            deadline=None if timeout is None else submitted + timeout,
+            tokenizer=self.processor.tokenizer,
+            ends=self._ends,
+            device=self._runner.device,
+            stream=Stream(self._scheduler.wake),
+            submitted=submitted,
+            room=room,
+        )
+
+    def _prompt(self, turns: list[dict[str, Any]]) -> Prompt:
+        pictures = [part["image"] for turn in turns for part in turn["content"] if part["type"] == "image"]
+        pixels, encode = None, self.processor.encode
+        blanks: Iterator[torch.Tensor] = iter(())
+        if pictures:
+            pixels = self.processor.pixel_values(pictures)
+            # Counts are all that tokenising needs of images, so that pixels need not be made under the lock.
+            counts = [self.processor.count_image_tokens(*image.shape[-2:]) for image in pixels]
+            blanks = iter([torch.empty(count, 0) for count in counts])
+        with self._tokenising:
+            encoded = encode(turns, add_generation_prompt=True, image_features=lambda image: next(blanks))
+        ids, image_ids = encoded["input_ids"].tolist(), encoded["image_ids"]
+        digests = [] if pixels is None else [_digest(image) for image in pixels]
+        return Prompt(ids, image_ids, pixels, *_path(ids, image_ids.tolist(), digests))
+
+
+def _digest(pixels: torch.Tensor) -> bytes:
+    return hashlib.blake2b(pixels.numpy().tobytes(), digest_size=16).digest()
+
+
+def _path(
+    ids: Sequence[int], image_ids: Sequence[int], digests: Sequence[bytes]
+) -> tuple[TokenPath, list[int]]:
+    """Return the identities of tokens, and the number of tokens up to the end of each image."""
+    tokens: list[Any] = list(ids)
+    ends: list[int] = []
+    place = 0
+    for index, image in enumerate(image_ids):
+        if image < 0:
+            continue
+        if image == len(ends):
+            ends.append(index)
+            place = 0
+        tokens[index] = (digests[image], place)
+        place += 1
+        ends[image] = index + 1
+    path = TokenPath()
+    path.extend(tokens)
+    return path, ends
+
+
+@contextmanager
+def _status(text: str) -> Iterator[None]:
+    """Show that something is under way, on stderr, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(text):
+        yield

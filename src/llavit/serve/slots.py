@@ -1,0 +1,127 @@
+"""Where keys and values of running requests live: one row (slot) each, in tensors that never move.
+
+All layers share one tensor, so that reading, writing and moving a row is one copy:
+
+    kv[layer, 0 keys / 1 values, slot, kv head, position, head width]
+
+`SlotCache` shows it to transformers' own attention layers as an ordinary cache. Rows of a batch are neighbouring slots
+and see the same stretch of positions, so that what a layer reads is a view and not a copy.
+
+Legend: b rows, h kv heads, l tokens, w positions that are looked at, d head width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class _SlotLayer(CacheLayerMixin):
+    """One layer's view of the slots."""
+
+    is_sliding = False
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, cache: SlotCache):
+        super().__init__()
+        self.keys, self.values = keys, values
+        self.is_initialized = True
+        self.cache = cache
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the present tokens' keys and values (b, h, l, d); return all that the rows may see (b, h, w, d)."""
+        cache, keys, values = self.cache, self.keys, self.values
+        assert keys is not None and values is not None
+        if cache.positions is None:
+            start, end = cache.past, cache.past + key_states.shape[2]
+            row = slice(cache.first, cache.first + 1)
+            keys[row, :, start:end] = key_states
+            values[row, :, start:end] = value_states
+            return keys[row, :, :end], values[row, :, :end]
+        rows = len(cache.positions)
+        keys[cache.rows[:rows], :, cache.positions] = key_states[:, :, 0]
+        values[cache.rows[:rows], :, cache.positions] = value_states[:, :, 0]
+        return keys[:rows, :, : cache.window], values[:rows, :, : cache.window]
+
+    def get_seq_length(self) -> int:
+        return self.cache.past
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.cache.past + query_length, 0
+
+    def get_max_length(self) -> int:
+        return self.cache.kv.shape[-2]
+
+    get_max_cache_shape = get_max_length
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Nothing to do: the slots are there from the start."""
+
+
+class SlotCache(Cache):
+    """Keys and values of up to `slots` requests, and the place where the present forward pass writes.
+
+    Args:
+        text_config: the LLM's configuration.
+        slots: number of rows.
+        length: positions of each.
+        dtype: of keys and values.
+        device: where they are. On a CPU a page of memory is taken when it is first written to.
+
+    Attributes:
+        kv: (layers, 2, slots, h, length, d).
+
+    Example:
+        >>> from transformers import LlamaConfig
+        >>> config = LlamaConfig(hidden_size=8, num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=3)
+        >>> SlotCache(config, slots=4, length=16, dtype=torch.float32, device="cpu").kv.shape
+        torch.Size([3, 2, 4, 1, 16, 4])
+    """
+
+    def __init__(self, text_config: Any, *, slots: int, length: int, dtype: torch.dtype, device: Any):
+        heads = getattr(text_config, "num_key_value_heads", None) or text_config.num_attention_heads
+        width = getattr(text_config, "head_dim", None) or (
+            text_config.hidden_size // text_config.num_attention_heads
+        )
+        shape = (text_config.num_hidden_layers, 2, slots, heads, length, width)
+        self.kv = _zeros(shape, dtype, torch.device(device))
+        self.rows = torch.arange(slots, device=device)
+        self.first = self.past = self.window = 0
+        self.positions: torch.Tensor | None = None
+        super().__init__(layers=[_SlotLayer(layer[0], layer[1], self) for layer in self.kv])
+
+    def prefill_at(self, slot: int, past: int) -> None:
+        """Let the next forward pass write one row's tokens from position `past` on."""
+        self.first, self.past, self.positions = slot, past, None
+
+    def decode_at(self, positions_b: torch.Tensor, window: int) -> None:
+        """Let the next forward pass write one token of each of the first b rows, and look at `window` positions."""
+        self.first, self.past, self.positions, self.window = 0, window - 1, positions_b, window
+
+    def read(self, slot: int, start: int, end: int) -> torch.Tensor:
+        """Copy keys and values of a row's positions, (layers, 2, h, end - start, d)."""
+        return self.kv[:, :, slot, :, start:end].clone()
+
+    def write(self, slot: int, start: int, kv: torch.Tensor) -> None:
+        """Put what `read` gave into a row."""
+        self.kv[:, :, slot, :, start : start + kv.shape[-2]] = kv
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy the first positions of one row into another."""
+        self.kv[:, :, target, :, :length] = self.kv[:, :, source, :, :length]
+
+    def clear(self, slot: int, length: int) -> None:
+        """Forget the first positions of a row that may not be finite: masked ones would still turn sums into NaN."""
+        self.kv[:, :, slot, :, :length].zero_()
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    # numpy's zeros take memory when they are written to; torch's are written at once.
+    size = int(np.prod(shape)) * dtype.itemsize
+    return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(dtype).view(shape)
