@@ -124,8 +124,8 @@ def _pace(llm: Path, dtype: str) -> float:
     from transformers import AutoConfig
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
-    from llavit.train.compiling import why_not
-    from llavit.train.precision import resolve_attention, resolve_dtype
+    from llavit.compiling import why_not
+    from llavit.precision import resolve_attention, resolve_dtype
 
     kind, _ = resolve_dtype(dtype)
     config = AutoConfig.from_pretrained(llm)
@@ -176,7 +176,7 @@ def _test(
 
     from llavit import LlavitForConditionalGeneration, LlavitProcessor
     from llavit.evaluate import answer_items, load_items
-    from llavit.train.precision import resolve_dtype
+    from llavit.precision import resolve_dtype
     from llavit.train.run import STEP_LOG
 
     items = load_items(test)

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 
 from llavit.model.modeling import LlavitForConditionalGeneration
 from llavit.model.processor import LlavitProcessor
-from llavit.train.precision import resolve_dtype
+from llavit.precision import resolve_dtype
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 

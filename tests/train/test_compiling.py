@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from llavit.train.compiling import why_not
+from llavit.compiling import why_not
 from llavit.train.progress import read_step_log
 from llavit.train.run import train
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
-from llavit.train.compiling import Compile
+from llavit.compiling import Compile
 from llavit.train.data_spec import DataSpec
 from llavit.train.schema import build, merge, parse_yaml, suggest, to_plain
 

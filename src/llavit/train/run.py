@@ -17,6 +17,7 @@ from llavit.data import Collator, ConversationDataset, SkipLog, Skipped
 from llavit.data.readers import Reader
 from llavit.model.adapters import has_adapters, merge_adapters
 from llavit.model.compat import recompute_activations
+from llavit.precision import resolve_attention, resolve_dtype
 from llavit.progress import quiet_transformers
 from llavit.train.compiling import compile_layers
 from llavit.train.distributed import check_launcher, forget_deepspeed, is_first_process
@@ -24,7 +25,6 @@ from llavit.train.features import prepare_features
 from llavit.train.logs import TensorBoardLog, WandbLog
 from llavit.train.lora import adapt, hold_frozen, move_base
 from llavit.train.parts import freeze, parts_table
-from llavit.train.precision import resolve_attention, resolve_dtype
 from llavit.train.progress import STEP_LOG, StageProgress, StepLog
 from llavit.train.recipe import ModelSpec, Recipe, Stage
 from llavit.train.schema import to_plain
