@@ -58,8 +58,7 @@ def generated(model, words: LlavitProcessor, messages, new: int, **options) -> l
         **inputs,
         attention_mask=torch.ones_like(inputs["input_ids"]),
         max_new_tokens=new,
-        suppress_tokens=[IMAGE],
-        **{"do_sample": False, **options},
+        **{"do_sample": False, "suppress_tokens": [IMAGE], **options},
     )
     answer = out[0, inputs["input_ids"].shape[1] :].tolist()
     return answer[:-1] if answer and answer[-1] == 2 else answer

@@ -58,7 +58,7 @@ class Sampling:
         >>> Sampling(temperature=0)
         Traceback (most recent call last):
         ...
-        ValueError: temperature=0: expected a number above 0; for the likeliest token each time, set do_sample=False
+        ValueError: temperature=0: expected a number from 0.001 to 1000; to take the likeliest token, set do_sample=False
     """
 
     max_new_tokens: int = 256
@@ -78,7 +78,10 @@ class Sampling:
     top_logprobs: int = 0
 
     def __post_init__(self) -> None:
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        if not isinstance(stop, list | tuple):
+            raise ValueError(f"stop={stop!r}: expected a string or a list of strings")
+        stop = tuple(stop)
         object.__setattr__(self, "stop", stop)
         for name in ("do_sample", "logprobs"):
             if not isinstance(getattr(self, name), bool):
@@ -90,22 +93,27 @@ class Sampling:
             self._whole("top_k", 1)
         if self.seed is not None:
             self._whole("seed", -(2**63), 2**63 - 1)
-        hint = "; for the likeliest token each time, set do_sample=False"
-        self._number("temperature", above=0, hint=hint)
-        self._number("repetition_penalty", above=0)
-        for name in ("presence_penalty", "frequency_penalty"):
-            self._number(name)
+        # Beyond these, float32 overflows.
+        hint = "; to take the likeliest token, set do_sample=False"
+        self._number("temperature", 0.001, 1000, hint)
+        self._number("repetition_penalty", 0.001, 1000)
+        self._number("presence_penalty", -1000, 1000)
+        self._number("frequency_penalty", -1000, 1000)
         if self.top_p is not None:
-            self._number("top_p", above=0, most=1)
+            self._number("top_p", 0.001, 1)
         if self.min_p is not None:
-            self._number("min_p", least=0, most=1)
+            self._number("min_p", 0, 1)
         if self.top_logprobs and not self.logprobs:
             raise ValueError(f"top_logprobs={self.top_logprobs}: expected 0 without logprobs=True")
         if len(stop) > MOST_STOP_STRINGS or not all(isinstance(text, str) and text for text in stop):
             raise ValueError(f"stop={stop!r}: expected up to {MOST_STOP_STRINGS} strings, none of them empty")
-        for token, bias in dict(self.logit_bias).items():
-            if not _whole(token) or token < 0 or not _finite(bias):
-                raise ValueError(f"logit_bias={{{token!r}: {bias!r}}}: expected token ids and finite numbers")
+        if not isinstance(self.logit_bias, Mapping):
+            raise ValueError(f"logit_bias={self.logit_bias!r:.80}: expected a dict of token ids and numbers")
+        for token, bias in self.logit_bias.items():
+            if not _whole(token) or token < 0 or not _finite(bias) or abs(bias) > 10_000:
+                raise ValueError(
+                    f"logit_bias={{{token!r}: {bias!r}}}: expected token ids and numbers from -10000 to 10000"
+                )
 
     def _whole(self, name: str, least: int, most: int | None = None, why: str = "") -> None:
         value = getattr(self, name)
@@ -113,22 +121,10 @@ class Sampling:
             until = "up" if most is None else f"to {most}{why}"
             raise ValueError(f"{name}={value!r}: expected a whole number from {least} {until}")
 
-    def _number(
-        self,
-        name: str,
-        above: float = -math.inf,
-        least: float = -math.inf,
-        most: float = math.inf,
-        hint: str = "",
-    ) -> None:
+    def _number(self, name: str, least: float, most: float, hint: str = "") -> None:
         value = getattr(self, name)
-        if not _finite(value) or value <= above or value < least or value > most:
-            words = [f"above {above:g}"] if above > -math.inf else []
-            words += [f"from {least:g}"] if least > -math.inf else []
-            words += [f"up to {most:g}"] if most < math.inf else []
-            raise ValueError(
-                f"{name}={value!r}: expected a number {' and '.join(words) or 'that is finite'}{hint}"
-            )
+        if not _finite(value) or not least <= value <= most:
+            raise ValueError(f"{name}={value!r}: expected a number from {least:g} to {most:g}{hint}")
 
 
 def _whole(value: Any) -> bool:

@@ -1,0 +1,185 @@
+"""Many callers on one engine: nobody waits for another's end, and nobody's trouble is another's."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from llavit import EngineBusy, EngineClosed
+from tests.serve.parts import engine_of, generated, picture, user
+
+LONG = {"max_new_tokens": 200, "min_new_tokens": 200}
+SHORT = {"max_new_tokens": 4, "min_new_tokens": 4}
+
+
+def test_eight_threads_get_what_each_would_get_alone():
+    conversations = [[user(picture(n % 3), " ".join(["w5"] * (1 + n)))] for n in range(8)]
+    with engine_of() as engine:
+        expected = [generated(engine.model, engine.processor, each, 12) for each in conversations]
+        answers = {}
+
+        def ask(number):
+            answers[number] = list(engine.answer(conversations[number], max_new_tokens=12).token_ids)
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [answers[number] for number in range(8)] == expected
+        assert engine.stats().requests == 8
+
+
+def test_a_short_request_that_comes_late_ends_before_a_long_one_that_came_early():
+    with engine_of() as engine:
+        with engine.stream("w5 w6", **LONG) as long:
+            next(long)  # under way
+            short = engine.answer("w7", **SHORT)
+            assert len(short.token_ids) == 4
+            assert not long.done
+        assert long.result().finish_reason == "cancelled"
+
+
+def test_who_waits_is_let_in_between_the_steps_of_who_runs():
+    with engine_of(options={"max_batch": 2}) as engine, engine.stream("w5 w6", **LONG) as long:
+        next(long)
+        others = engine.answer_many(["w7", "w8", "w9 w10", "w11"], **SHORT)
+        assert [len(answer.token_ids) for answer in others] == [4] * 4
+        assert not long.done
+
+
+def test_cancelling_ends_at_the_next_step_keeps_what_came_and_frees_the_row():
+    with engine_of(options={"max_batch": 1}) as engine:
+        stream = engine.stream("w5 w6", **LONG)
+        first = next(stream)
+        stream.cancel()
+        answer = stream.result(timeout=5)
+        assert answer.finish_reason == "cancelled"
+        assert 1 <= len(answer.token_ids) < 200
+        assert answer.text.startswith(first.text)
+        assert first.text + "".join(piece.text for piece in stream) == answer.text
+        assert len(engine.answer("w7", **SHORT).token_ids) == 4
+        assert (engine.stats().cancelled, engine.stats().running) == (1, 0)
+
+
+def test_cancelling_a_request_that_waits_takes_it_out_of_the_queue():
+    with engine_of() as engine:
+        with engine.exclusive():
+            stream = engine.stream("w5")
+            stream.cancel()
+            assert engine.stats().waiting == 1
+        assert stream.result(timeout=5).finish_reason == "cancelled"
+        assert stream.result().token_ids == ()
+        assert engine.stats().generated_tokens == 0
+
+
+def test_a_timeout_counts_from_submission_and_gives_what_has_come():
+    with engine_of() as engine:
+        with engine.exclusive():
+            late = engine.stream("w5", timeout=0.01)
+            time.sleep(0.02)
+        assert late.result(timeout=5).finish_reason == "timeout"
+        stream = engine.stream("w5", timeout=0.05, **LONG)
+        next(stream)
+        with engine.exclusive():
+            time.sleep(0.06)
+        answer = stream.result(timeout=5)
+        assert answer.finish_reason == "timeout"
+        assert 1 <= len(answer.token_ids) < 200
+        assert engine.stats().timed_out == 2
+
+
+def test_waiting_for_a_result_gives_up_without_ending_the_request():
+    with engine_of() as engine:
+        with engine.exclusive():
+            stream = engine.stream("w5", **SHORT)
+            with pytest.raises(TimeoutError, match="goes on"):
+                stream.result(timeout=0.01)
+        assert len(stream.result().token_ids) == 4
+
+
+def test_a_full_queue_says_when_to_come_again():
+    with engine_of(options={"max_queue": 2}) as engine:
+        with engine.exclusive():
+            streams = [engine.stream("w5", **SHORT), engine.stream("w6", **SHORT)]
+            with pytest.raises(EngineBusy, match="2 requests wait") as caught:
+                engine.submit("w7")
+            assert caught.value.retry_after > 0
+        assert [len(stream.result().token_ids) for stream in streams] == [4, 4]
+        # More than the queue holds may be asked at once all the same: they are queued as room comes.
+        assert len(engine.answer_many(["w5"] * 9, **SHORT)) == 9
+
+
+def test_a_request_that_fails_fails_alone():
+    good = [user(picture(1), "w5 w6")]
+    with engine_of() as engine:
+        expected = generated(engine.model, engine.processor, good, 20, min_new_tokens=20)
+        with engine.exclusive() as model, torch.no_grad():
+            model.get_input_embeddings().weight[77] = float("nan")
+        running = engine.stream(good, max_new_tokens=20, min_new_tokens=20)
+        in_prompt = engine.stream("w8 w77")
+        in_answer = engine.stream("w9", logit_bias={77: 1e4})
+        for failing in (in_prompt, in_answer):
+            with pytest.raises(FloatingPointError, match="not finite"):
+                failing.result(timeout=5)
+            with pytest.raises(FloatingPointError):
+                list(failing)
+        assert list(running.result().token_ids) == expected
+        assert engine.stats().failed == 2
+        # Rows that held NaN are used again.
+        again = engine.answer_many([good] * 4, max_new_tokens=20, min_new_tokens=20)
+        assert [list(answer.token_ids) for answer in again] == [expected] * 4
+
+
+def test_what_breaks_a_whole_step_ends_its_requests_and_not_the_engine():
+    with engine_of() as engine:
+        with engine.exclusive() as model:
+            head, model.lm_head = model.lm_head, torch.nn.Linear(3, 3)
+        with pytest.raises(RuntimeError, match="shapes"):
+            engine.answer("w5")
+        with engine.exclusive() as model:
+            model.lm_head = head
+        assert len(engine.answer("w5", **SHORT).token_ids) == 4
+
+
+def test_draining_finishes_what_runs_and_waits_and_takes_nothing_new():
+    with engine_of(options={"max_batch": 1}) as engine:
+        streams = [engine.stream("w5", max_new_tokens=30, min_new_tokens=30) for _ in range(3)]
+        assert engine.drain(timeout=30)
+        assert [len(stream.result().token_ids) for stream in streams] == [30] * 3
+        with pytest.raises(EngineClosed, match="takes no more"):
+            engine.submit("w5")
+
+
+def test_draining_says_when_time_was_too_short():
+    with engine_of() as engine, engine.exclusive():
+        engine.stream("w5")
+        assert not engine.drain(timeout=0.01)
+
+
+def test_closing_ends_what_runs_and_waits_with_an_error():
+    with engine_of(options={"max_batch": 1}) as engine:
+        streams = [engine.stream("w5", **LONG) for _ in range(2)]
+        next(streams[0])
+        engine.close()
+        for stream in streams:
+            with pytest.raises(EngineClosed, match="closed before"):
+                stream.result(timeout=5)
+        with pytest.raises(EngineClosed):
+            engine.answer_many(["w5"])
+        assert not engine._thread.is_alive()
+
+
+def test_who_borrows_the_model_has_it_alone_and_running_answers_go_on_as_if_nothing_was():
+    conversation = [user(picture(1), "w5 w6")]
+    with engine_of() as engine:
+        expected = generated(engine.model, engine.processor, conversation, 60, min_new_tokens=60)
+        stream = engine.stream(conversation, max_new_tokens=60, min_new_tokens=60)
+        next(stream)
+        for _ in range(3):
+            with engine.exclusive() as model:
+                steps = engine.stats().steps
+                generated(model, engine.processor, [user("w9", picture(2))], 3)
+                assert engine.stats().steps == steps
+        assert list(stream.result().token_ids) == expected
