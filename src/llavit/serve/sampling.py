@@ -58,7 +58,7 @@ class Sampling:
         >>> Sampling(temperature=0)
         Traceback (most recent call last):
         ...
-        ValueError: temperature=0: expected a number from 0.001 to 1000; to take the likeliest token, set do_sample=False
+        ValueError: temperature=0: expected a number from 0.001 to 1000; for greedy, set do_sample=False
     """
 
     max_new_tokens: int = 256
@@ -94,7 +94,7 @@ class Sampling:
         if self.seed is not None:
             self._whole("seed", -(2**63), 2**63 - 1)
         # Beyond these, float32 overflows.
-        hint = "; to take the likeliest token, set do_sample=False"
+        hint = "; for greedy, set do_sample=False"
         self._number("temperature", 0.001, 1000, hint)
         self._number("repetition_penalty", 0.001, 1000)
         self._number("presence_penalty", -1000, 1000)
