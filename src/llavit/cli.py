@@ -18,6 +18,7 @@ from llavit.cli_data import data_app
 from llavit.cli_errors import reports_errors as _reports_errors
 from llavit.cli_errors import show_traceback
 from llavit.cli_eval import eval_, table
+from llavit.cli_serve import serve
 
 app = typer.Typer(
     help="Train and ask LLaViT models: LLaVA in which the LLM is a vision transformer as well.",
@@ -31,6 +32,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.command("eval")(eval_)
 app.command()(table)
+app.command()(serve)
 
 
 @app.callback()

@@ -1,0 +1,169 @@
+"""What stands before the app: the key, the number of requests, the size and the time of a body."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llavit.serve.http.errors import ApiError, retry_after
+from llavit.serve.http.settings import Settings
+
+CHAT = "/v1/chat/completions"
+LINGER_BYTES = 64 << 20
+LINGER_SECONDS = 5.0
+"""How much of a body that was refused is still taken in, so that its client reads the answer: one that is cut off while
+it sends may see a broken connection only."""
+
+
+class KeyCheck:
+    """Lets requests to /v1/ pass that bring the key; compares in constant time.
+
+    Args:
+        app: what comes behind.
+        key: the key; all pass if it is empty.
+    """
+
+    def __init__(self, app: ASGIApp, key: str):
+        self.app = app
+        self._digest = hashlib.sha256(key.encode()).digest() if key else b""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with status 401, or pass on."""
+        if (
+            scope["type"] != "http"
+            or not self._digest
+            or not scope["path"].startswith("/v1/")
+            or self._has_key(scope)
+        ):
+            return await self.app(scope, receive, send)
+        error = ApiError(
+            401,
+            "no API key, or not the right one: send it as Authorization: Bearer KEY",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+        await answer_early(error, scope, receive, send)
+
+    def _has_key(self, scope: Scope) -> bool:
+        kind, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+        given = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
+        return hmac.compare_digest(given, self._digest) and kind.lower() == "bearer"
+
+
+class BodyLimits:
+    """Reads the body of a POST whole, within bounds of size and time, and counts the chat requests.
+
+    Args:
+        app: what comes behind; it gets the body in one piece.
+        settings: the limits.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings):
+        self.app = app
+        self.settings = settings
+        self.under_way = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with 400, 408, 411, 413, 415 or 429, or pass on."""
+        if scope["type"] != "http" or scope["path"] != CHAT or scope["method"] != "POST":
+            return await self.app(scope, receive, send)
+        if self.under_way >= self.settings.max_requests:
+            error = ApiError(
+                429,
+                f"{self.under_way} requests are under way, as many as may be; try again later",
+                code="server_busy",
+                headers=retry_after(1),
+            )
+            return await answer_early(error, scope, receive, send)
+        self.under_way += 1
+        try:
+            try:
+                self._check_head(Headers(scope=scope))
+                body = await self._body(receive)
+            except ApiError as error:
+                return await answer_early(error, scope, receive, send)
+            if body is None:
+                return  # the client went away
+            scope["llavit.body"] = body
+            await self.app(scope, receive, send)
+        finally:
+            self.under_way -= 1
+
+    def _check_head(self, headers: Headers) -> None:
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise ApiError(
+                415,
+                "expected a body of type application/json: send the header Content-Type: application/json",
+                code="unsupported_media_type",
+            )
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise ApiError(
+                415, "compressed bodies are not taken; send it as it is", code="unsupported_media_type"
+            )
+        stated = headers.get("content-length", "")
+        if stated.isdecimal() and int(stated[:18]) > self.settings.max_request_bytes:
+            raise self._too_large()
+
+    async def _body(self, receive: Receive) -> bytes | None:
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self.settings.read_timeout):
+                while True:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        return None
+                    body += message.get("body", b"")
+                    if len(body) > self.settings.max_request_bytes:
+                        raise self._too_large()
+                    if not message.get("more_body", False):
+                        return bytes(body)
+        except TimeoutError:
+            raise ApiError(
+                408,
+                f"the body did not come within {self.settings.read_timeout:g} s; send it faster or make it smaller",
+                code="request_timeout",
+                headers={"Connection": "close"},
+            ) from None
+
+    def _too_large(self) -> ApiError:
+        return ApiError(
+            413,
+            f"the body has more than {self.settings.max_request_bytes:,} bytes; make its images smaller "
+            "(--max-request-bytes)",
+            code="request_too_large",
+            headers={"Connection": "close"},
+        )
+
+
+async def answer_early(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request whose body has not been read, and take in some of the rest so that the answer arrives."""
+    response = error.response()
+    await send({"type": "http.response.start", "status": error.status, "headers": response.raw_headers})
+    await send({"type": "http.response.body", "body": response.body, "more_body": True})
+    if error.status != 408 and "expect" not in Headers(scope=scope):
+        try:
+            async with asyncio.timeout(LINGER_SECONDS):
+                await _take_in(receive)
+        except TimeoutError:
+            pass
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _take_in(receive: Receive) -> None:
+    taken = 0
+    while taken <= LINGER_BYTES:
+        message: Message = await receive()
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return
+        taken += len(message.get("body", b""))
+
+
+def body_of(scope: Any) -> bytes:
+    """Return the body that `BodyLimits` read."""
+    return scope["llavit.body"]

@@ -1,0 +1,324 @@
+"""Over real sockets: clients that go away, are slow, endless, too many or no HTTP at all; and the end of a server."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import pytest
+
+from llavit import Engine
+from tests.serve.http_parts import NEVER_ENDS, chat, image_part, running, wait_until
+
+LONG = {"max_tokens": 440, **NEVER_ENDS}
+
+
+def connect(server) -> socket.socket:
+    taken = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+    taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return taken
+
+
+def head(length: int, path: str = "/v1/chat/completions", more: str = "") -> bytes:
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: llavit\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{more}\r\n"
+    ).encode()
+
+
+def read_all(taken: socket.socket) -> bytes:
+    got = b""
+    while part := taken.recv(65536):
+        got += part
+    return got
+
+
+def error_of(answer: bytes) -> dict:
+    return json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+
+
+@pytest.fixture(scope="module")
+def server(http_engine):
+    with running(http_engine, read_timeout=0.7, max_request_bytes=100_000) as server:
+        yield server
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_stops_its_generation(server, http_engine, stream):
+    before = http_engine.stats()
+    body = json.dumps(chat("Talk", image_part(), stream=stream, **LONG)).encode()
+    with connect(server) as taken:
+        taken.sendall(head(len(body)) + body)
+        if stream:
+            assert b"200 OK" in taken.recv(4096)
+        wait_until(lambda: http_engine.stats().running == 1, what="generation")
+    wait_until(lambda: http_engine.stats().running == 0, what="its end")
+    after = http_engine.stats()
+    assert after.cancelled == before.cancelled + 1
+    assert after.generated_tokens - before.generated_tokens < LONG["max_tokens"]
+    assert 'status="499"' in httpx.get(f"{server.url}/metrics").text or stream
+
+
+def test_a_client_that_goes_away_while_it_sends_leaves_nothing_behind(server, http_engine):
+    before = http_engine.stats().requests
+    with connect(server) as taken:
+        taken.sendall(head(5000) + b'{"model"')
+    time.sleep(0.1)
+    assert httpx.get(f"{server.url}/health").status_code == 200
+    assert http_engine.stats().requests == before
+
+
+def test_headers_that_do_not_come_are_not_waited_for(server):
+    with connect(server) as taken:
+        begun = time.monotonic()
+        assert read_all(taken) == b""  # nothing was sent: the connection is closed
+        assert 0.4 < time.monotonic() - begun < 5
+    with connect(server) as taken:
+        taken.sendall(b"GET /health HTTP/1.1\r\nHost: llavit\r\nX-Slow: ")
+        answer = read_all(taken)
+    assert answer.startswith(b"HTTP/1.1 408") and "headers did not come" in error_of(answer)["message"]
+
+
+def test_a_body_that_drips_is_not_waited_for(server):
+    with connect(server) as taken:
+        taken.sendall(head(5000))
+        done = threading.Event()
+
+        def drip():
+            while not done.wait(0.05):
+                try:
+                    taken.sendall(b" ")
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        begun = time.monotonic()
+        try:
+            answer = taken.recv(65536)
+        finally:
+            done.set()
+            thread.join()
+        assert time.monotonic() - begun < 5
+    assert answer.startswith(b"HTTP/1.1 408") and "did not come within 0.7 s" in error_of(answer)["message"]
+
+
+def test_an_endless_body_is_cut_and_the_client_reads_why(server):
+    with connect(server) as taken:
+        taken.sendall(head(0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked"))
+        sent, block = 0, b"2000\r\n" + b" " * 0x2000 + b"\r\n"
+        taken.settimeout(0.02)
+        answer = b""
+        while not answer:
+            try:
+                sent += taken.send(block)
+                answer = taken.recv(65536)
+            except TimeoutError:
+                assert sent < 200_000_000
+        assert answer.startswith(b"HTTP/1.1 413")
+    assert "100,000 bytes" in error_of(answer)["message"] if answer.partition(b"\r\n\r\n")[2] else True
+
+
+def test_an_oversize_upload_gets_its_answer(server):
+    answer = httpx.post(
+        f"{server.url}/v1/chat/completions",
+        content=b" " * 3_000_000,
+        headers={"content-type": "application/json"},
+    )
+    assert answer.status_code == 413 and answer.json()["error"]["code"] == "request_too_large"
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 100,
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
+        b"GET /health HTTP/1.1\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 200_000 + b"\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /health HTTP/1.1\r\nHost: a\r\nX: a\x00b\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_gets_a_400_or_a_closed_door(server, garbage):
+    with connect(server) as taken:
+        try:
+            taken.sendall(garbage)
+            answer = read_all(taken)
+        except ConnectionError:
+            answer = b""
+    assert not answer or answer.startswith(b"HTTP/1.1 4"), answer[:200]
+    assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+def test_a_full_queue_says_when_to_come_again(tiny):
+    built = tiny.build()
+    with (
+        Engine(built.model.eval(), built.processor, max_batch=1, max_queue=1) as engine,
+        running(engine) as server,
+        httpx.Client(base_url=server.url, timeout=60) as http,
+    ):
+        statuses: list[httpx.Response] = []
+
+        def ask():
+            statuses.append(http.post("/v1/chat/completions", json=chat("Talk", **LONG)))
+
+        threads = [threading.Thread(target=ask) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        busy = [each for each in statuses if each.status_code == 429]
+        assert busy and {each.status_code for each in statuses} == {200, 429}
+        assert all(int(each.headers["retry-after"]) >= 1 for each in busy)
+        assert {each.json()["error"]["type"] for each in busy} == {"rate_limit_error"}
+
+
+def test_so_many_requests_at_once_and_no_more(http_engine):
+    with running(http_engine, max_requests=1) as server, connect(server) as taken:
+        taken.sendall(head(5000))  # one is being received
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json=chat("a"))
+        while answer.status_code != 429:  # the server had not seen the first one yet
+            answer = httpx.post(f"{server.url}/v1/chat/completions", json=chat("a"))
+        assert answer.headers["retry-after"] == "1"
+        assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+def test_an_answer_that_takes_too_long_is_cut_and_says_so(http_engine):
+    with running(http_engine, timeout=0.15) as server:
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json=chat("Talk", **LONG), timeout=30)
+    body = answer.json()
+    assert answer.status_code == 200 and body["timed_out"] and body["choices"][0]["finish_reason"] == "length"
+    assert 0 < body["usage"]["completion_tokens"] < LONG["max_tokens"]
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, tmp_path_factory):
+    path = tmp_path_factory.mktemp("served")
+    built = tiny.build()
+    built.model.save_pretrained(path)
+    built.processor.save_pretrained(path)
+    return path
+
+
+class Command:
+    """`llavit serve` in a process of its own."""
+
+    def __init__(self, folder, *options, **environment):
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                "from llavit.cli import app; app()",
+                "serve",
+                folder,
+                "--port",
+                "0",
+                *options,
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        self.lines: list[str] = []
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+        wait_until(lambda: self.said("is served at") or self.process.poll() is not None, 60, "start")
+        line = self.said("is served at")
+        assert line, self.lines
+        self.url = line.partition("is served at ")[2].split("/v1")[0]
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.lines.append(line)
+
+    def said(self, words):
+        return next((line for line in list(self.lines) if words in line), None)
+
+
+def test_sigterm_finishes_what_runs_then_exits_with_0(folder):
+    command = Command(folder, "--compile", "never")
+    try:
+        lines = []
+        first = threading.Event()
+
+        def ask():
+            with httpx.stream(
+                "POST",
+                f"{command.url}/v1/chat/completions",
+                json={**chat("Talk", stream=True, **LONG), "model": folder.name},
+                timeout=60,
+            ) as answer:
+                for line in answer.iter_lines():
+                    lines.append(line)
+                    first.set()
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        assert first.wait(30)
+        command.process.send_signal(signal.SIGTERM)
+        with httpx.Client(base_url=command.url, timeout=10) as http:
+            wait_until(lambda: http.get("/health").status_code == 503, what="503 of /health")
+            assert http.get("/health").json()["error"]["code"] == "shutting_down"
+            refused = http.post("/v1/chat/completions", json={**chat("a"), "model": folder.name})
+            assert refused.status_code == 503 and refused.headers["retry-after"]
+        thread.join(60)
+        assert lines[-2] == "data: [DONE]"
+        counts = [
+            json.loads(line[6:])["choices"][0]["finish_reason"]
+            for line in lines
+            if line.startswith("data: {")
+        ]
+        assert counts[-1] == "length"
+        assert command.process.wait(30) == 0
+        command.reader.join(10)
+        assert (
+            command.said("SIGTERM: finishing 1 running and 0 waiting requests")
+            and "stopped\n" in command.lines
+        )
+    finally:
+        command.process.kill()
+
+
+def test_neither_keys_nor_images_are_ever_printed(folder):
+    command = Command(folder, "--log-level", "debug", "--compile", "never", LLAVIT_API_KEY="sesame-opens")
+    try:
+        part = image_part()
+        for key in ("sesame-opens", "sesame-wrong"):
+            httpx.post(
+                f"{command.url}/v1/chat/completions?api_key={key}",
+                json={**chat("Private words", part), "model": folder.name},
+                headers={"authorization": f"Bearer {key}"},
+                timeout=30,
+            )
+        httpx.get(f"{command.url}/evil%0a%1b[31mline")
+        command.process.send_signal(signal.SIGINT)
+        assert command.process.wait(30) == 0
+        command.reader.join(10)
+        text = "".join(command.lines)
+        assert "POST  /v1/chat/completions  200" in text and "POST  /v1/chat/completions  401" in text
+        assert "sesame" not in text and "Private" not in text and "base64" not in text
+        assert part["image_url"]["url"][30:60] not in text
+        assert "\x1b[31m" not in text and "/evil%0A%1B%5B31mline  404" in text
+    finally:
+        command.process.kill()
+
+
+def test_an_address_that_is_taken_is_said_before_the_model_loads(folder):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "-c", "from llavit.cli import app; app()", "serve", folder, "--port", port],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 2 and f"cannot listen at 127.0.0.1:{port}" in done.stderr
