@@ -11,8 +11,10 @@ import time
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from llavit import Engine
+from llavit.cli import app
 from tests.serve.http_parts import NEVER_ENDS, chat, image_part, running, wait_until
 
 LONG = {"max_tokens": 440, **NEVER_ENDS}
@@ -24,16 +26,27 @@ def connect(server) -> socket.socket:
     return taken
 
 
-def head(length: int, path: str = "/v1/chat/completions", more: str = "") -> bytes:
-    return (
-        f"POST {path} HTTP/1.1\r\nHost: llavit\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{more}\r\n"
-    ).encode()
+def head(length: int, path: str = "/v1/chat/completions") -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: llavit", "Content-Type: application/json"]
+    return "\r\n".join([*lines, f"Content-Length: {length}", "", ""]).encode()
 
 
 def read_all(taken: socket.socket) -> bytes:
     got = b""
     while part := taken.recv(65536):
         got += part
+    return got
+
+
+def read_answer(taken: socket.socket) -> bytes:
+    """Read until an answer's body has come, or the connection ends."""
+    got = b""
+    while part := taken.recv(65536):
+        got += part
+        lines, blank, body = got.partition(b"\r\n\r\n")
+        length = [line for line in lines.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+        if blank and length and len(body) >= int(length[0].partition(b":")[2]):
+            break
     return got
 
 
@@ -99,7 +112,7 @@ def test_a_body_that_drips_is_not_waited_for(server):
         thread.start()
         begun = time.monotonic()
         try:
-            answer = taken.recv(65536)
+            answer = read_answer(taken)
         finally:
             done.set()
             thread.join()
@@ -119,8 +132,10 @@ def test_an_endless_body_is_cut_and_the_client_reads_why(server):
                 answer = taken.recv(65536)
             except TimeoutError:
                 assert sent < 200_000_000
-        assert answer.startswith(b"HTTP/1.1 413")
-    assert "100,000 bytes" in error_of(answer)["message"] if answer.partition(b"\r\n\r\n")[2] else True
+        taken.settimeout(20)
+        while b"100,000 bytes" not in answer and (part := taken.recv(65536)):
+            answer += part
+        assert answer.startswith(b"HTTP/1.1 413") and b"100,000 bytes" in answer
 
 
 def test_an_oversize_upload_gets_its_answer(server):
@@ -150,7 +165,7 @@ def test_what_is_no_http_gets_a_400_or_a_closed_door(server, garbage):
     with connect(server) as taken:
         try:
             taken.sendall(garbage)
-            answer = read_all(taken)
+            answer = read_answer(taken)
         except ConnectionError:
             answer = b""
     assert not answer or answer.startswith(b"HTTP/1.1 4"), answer[:200]
@@ -315,10 +330,5 @@ def test_an_address_that_is_taken_is_said_before_the_model_loads(folder):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = str(other.getsockname()[1])
-        done = subprocess.run(
-            [sys.executable, "-c", "from llavit.cli import app; app()", "serve", folder, "--port", port],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-    assert done.returncode == 2 and f"cannot listen at 127.0.0.1:{port}" in done.stderr
+        done = CliRunner().invoke(app, ["serve", str(folder), "--port", port])
+    assert done.exit_code == 2 and f"cannot listen at 127.0.0.1:{port}" in done.output
