@@ -1,35 +1,19 @@
 """LLaViT: vision-language models in which the LLM is itself an extended vision transformer."""
 
+import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
-
-from llavit.model.build import BuiltLlavit, build_llavit
-from llavit.model.configuration import LlavitConfig
-from llavit.model.modeling import LlavitForConditionalGeneration, LlavitModel
-from llavit.model.processor import LlavitProcessor
+from llavit.registration import register
 
 if TYPE_CHECKING:
+    from llavit.model.build import BuiltLlavit, build_llavit
+    from llavit.model.configuration import LlavitConfig
+    from llavit.model.modeling import LlavitForConditionalGeneration, LlavitModel
+    from llavit.model.processor import LlavitProcessor
     from llavit.serve import Answer, Engine, EngineBusy, EngineClosed, Sampling
 
-AutoConfig.register("llavit", LlavitConfig, exist_ok=True)
-AutoModel.register(LlavitConfig, LlavitModel, exist_ok=True)
-AutoModelForImageTextToText.register(LlavitConfig, LlavitForConditionalGeneration, exist_ok=True)
-AutoProcessor.register(LlavitConfig, LlavitProcessor, exist_ok=True)
-
 __version__ = "0.1.0"
-
-_SERVE = ("Answer", "Engine", "EngineBusy", "EngineClosed", "Sampling")
-
-
-def __getattr__(name: str) -> Any:
-    """Import the engine when it is asked for: `import llavit` stays as fast as it was."""
-    if name in _SERVE:
-        import llavit.serve
-
-        return getattr(llavit.serve, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
 
 __all__ = [
     "Answer",
@@ -44,3 +28,31 @@ __all__ = [
     "Sampling",
     "build_llavit",
 ]
+
+_HOMES = {
+    "Answer": "llavit.serve",
+    "BuiltLlavit": "llavit.model.build",
+    "Engine": "llavit.serve",
+    "EngineBusy": "llavit.serve",
+    "EngineClosed": "llavit.serve",
+    "LlavitConfig": "llavit.model.configuration",
+    "LlavitForConditionalGeneration": "llavit.model.modeling",
+    "LlavitModel": "llavit.model.modeling",
+    "LlavitProcessor": "llavit.model.processor",
+    "Sampling": "llavit.serve",
+    "build_llavit": "llavit.model.build",
+}
+"""Where the public names are. They are imported when they are asked for: transformers takes seconds."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register(sys.modules[__name__])
