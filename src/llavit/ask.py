@@ -44,8 +44,13 @@ class Chat:
         self.messages: list[dict[str, Any]] = []
 
     @classmethod
-    def load(cls, source: str | Path, *, max_new_tokens: int = 256) -> Chat:
+    def load(cls, source: str | Path, *, max_new_tokens: int = 256, progress: bool = False) -> Chat:
         """Load a model from a folder or the hub, onto the GPU if there is one; a LLaVA answers as LLaVA.
+
+        Args:
+            source: a folder or a hub id.
+            max_new_tokens: greatest length of an answer.
+            progress: say on stderr what is happening, if that is a terminal.
 
         Raises:
             FileNotFoundError: neither a folder nor a model on the hub.
@@ -54,7 +59,7 @@ class Chat:
             raise FileNotFoundError(f"no such model folder: {source}")
         try:
             with quiet_transformers():
-                model, processor = load_model(source)
+                model, processor = load_model(source, progress=progress)
         except OSError as error:
             if Path(source).is_dir():
                 raise

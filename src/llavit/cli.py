@@ -19,6 +19,7 @@ from llavit.cli_errors import reports_errors as _reports_errors
 from llavit.cli_errors import show_traceback
 from llavit.cli_eval import eval_, table
 from llavit.cli_serve import serve
+from llavit.progress import status
 
 app = typer.Typer(
     help="Train and ask LLaViT models: LLaVA in which the LLM is a vision transformer as well.",
@@ -187,9 +188,11 @@ def ask(
     """Ask one question about one image."""
     if not image.is_file():
         raise FileNotFoundError(f"no such image: {image}")
-    from llavit.ask import Chat
+    with status(f"{model}: starting"):
+        from llavit.ask import Chat
 
-    for piece in Chat.load(model, max_new_tokens=max_new_tokens).ask(question, [image]):
+        talk = Chat.load(model, max_new_tokens=max_new_tokens, progress=True)
+    for piece in talk.ask(question, [image]):
         typer.echo(piece, nl=False)
     typer.echo()
 
@@ -204,9 +207,10 @@ def chat(
     """Talk with a model; /image PATH shows it another image."""
     if image is not None and not image.is_file():
         raise FileNotFoundError(f"no such image: {image}")
-    from llavit.ask import HELP, Chat, converse
+    with status(f"{model}: starting"):
+        from llavit.ask import HELP, Chat, converse
 
-    talk = Chat.load(model, max_new_tokens=max_new_tokens)
+        talk = Chat.load(model, max_new_tokens=max_new_tokens, progress=True)
     typer.echo(HELP)
     converse(talk, _typed(), functools.partial(typer.echo, nl=False), [image] if image is not None else [])
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from llavit.cli_errors import reports_errors
+from llavit.progress import quiet_transformers, status
 
 
 class ModeName(StrEnum):
@@ -73,10 +74,10 @@ def eval_(
         return
     from rich.console import Console
 
-    from llavit.evaluate import evaluate
-    from llavit.evaluate.terminal import score_table
-    from llavit.loading import load_model
-    from llavit.progress import quiet_transformers
+    with status(f"{model}: starting"):
+        from llavit.evaluate import evaluate
+        from llavit.evaluate.terminal import score_table
+        from llavit.loading import load_model
 
     chosen = _bench(bench, tasks, edition.value)
     if output is None:
@@ -85,7 +86,7 @@ def eval_(
             model, "-".join(["eval", *parts, *([f"first-{limit}"] if limit else [])]) + ".json"
         )
     with quiet_transformers():
-        loaded, processor = load_model(model, dtype=dtype.value)
+        loaded, processor = load_model(model, dtype=dtype.value, progress=True)
     wanted = [one for one in baselines.split(",") if one.strip() and one != "none"]
     with _display() as (progress, finished):
         result = evaluate(

@@ -7,15 +7,22 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from llavit.model.adapters import ADAPTER, base_of, find_adapters
 from llavit.model.modeling import LlavitForConditionalGeneration
 from llavit.model.processor import LlavitProcessor
 from llavit.precision import resolve_dtype
+from llavit.progress import status
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
 def load_model(
-    pretrained: str | Path, *, dtype: str = "auto", device: str | None = None, **kwargs: Any
+    pretrained: str | Path,
+    *,
+    dtype: str = "auto",
+    device: str | None = None,
+    progress: bool = False,
+    **kwargs: Any,
 ) -> tuple[Any, LlavitProcessor]:
     """Load a model and its processor, ready to answer.
 
@@ -26,6 +33,7 @@ def load_model(
         pretrained: a folder or a hub id; a folder with adapters too.
         dtype: "auto" takes bfloat16 where the hardware multiplies it fast.
         device: where it computes; the GPU if there is one.
+        progress: say on stderr what is happening, if that is a terminal.
         **kwargs: for `from_pretrained`, e.g. `attn_implementation`, `revision`, `visual_qkv`.
 
     Raises:
@@ -49,7 +57,42 @@ def load_model(
     if stated.get("model_type") == "llava":
         kwargs = {"visual_qkv": False, "bidirectional_visual_attention": False, **kwargs}
     chosen = resolve_dtype(dtype)[0]
-    model = LlavitForConditionalGeneration.from_pretrained(pretrained, dtype=chosen, **kwargs)
-    processor = LlavitProcessor.from_pretrained(pretrained, **location)
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return model.to(where).eval(), processor
+    name = _shown_name(pretrained)
+    with status(f"{name}: loading weights", show=progress) as say:
+        model = LlavitForConditionalGeneration.from_pretrained(pretrained, dtype=chosen, **kwargs)
+        say(f"{name}: loading the processor")
+        processor = LlavitProcessor.from_pretrained(pretrained, **location)
+        if where != "cpu":
+            say(f"{name}: moving to {where}")
+        return model.to(where).eval(), processor
+
+
+def weight_bytes(folder: str | Path) -> int:
+    """Count the bytes of weights that loading a folder reads: those of adapters and of their base as well.
+
+    Returns:
+        0 for a model on the hub.
+
+    Raises:
+        FileNotFoundError: the base of adapters is not where it was.
+
+    Example:
+        >>> weight_bytes("llava-hf/llava-1.5-7b-hf")
+        0
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        return 0
+    size = sum(file.stat().st_size for file in [*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+    if find_adapters(folder) is not None:
+        size += weight_bytes(folder / ADAPTER) + weight_bytes(base_of(folder))
+    return size
+
+
+def _shown_name(pretrained: str | Path) -> str:
+    """Name and size, as far as it is known: "instruct (697 MB)"."""
+    path = Path(pretrained)
+    if not path.is_dir():
+        return str(pretrained)
+    return f"{path.resolve().name} ({weight_bytes(path) / 1e6:,.0f} MB)"

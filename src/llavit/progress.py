@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -21,6 +23,77 @@ def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def status(what: str, *, show: bool = True) -> Iterator[Callable[[str], None]]:
+    """Show what is happening and for how long, on stderr, if that is a terminal; the line goes when it is over.
+
+    There is one line at a time: a status within another, also of another thread, speaks in its place and then gives
+    it back. What is printed on stdout meanwhile stays on stdout.
+
+    Args:
+        what: the first text.
+        show: False shows nothing, for callers with an option.
+
+    Returns:
+        a function that changes the text.
+
+    Example:
+        with status("demo: loading weights (697 MB)") as say:
+            say("demo: compiling (the first time takes about 40 s)")
+    """
+    if not show:
+        yield lambda text: None
+        return
+    with _line_changes:
+        line, ours = (_Line(), True) if _Line.shown is None else (_Line.shown, False)
+        _Line.shown = line
+        before = line.text
+        line.say(what)
+    try:
+        yield line.say
+    finally:
+        with _line_changes:
+            if ours:
+                line.stop()
+                _Line.shown = None
+            else:
+                line.say(before)
+
+
+class _Line:
+    """The line of `status`; on something else than a terminal it does nothing."""
+
+    shown: _Line | None = None
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self.text = ""
+        console = Console(stderr=True)
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            redirect_stdout=False,  # stdout is for answers, and may be a pipe
+            disable=not console.is_terminal,
+        )
+        self._task: Any = self._bar.add_task("")
+        self._bar.start()
+
+    def say(self, text: str) -> None:
+        self.text = text
+        self._bar.update(self._task, description=text)
+
+    def stop(self) -> None:
+        self._bar.stop()
+
+
+_line_changes = threading.RLock()
 
 
 @contextmanager

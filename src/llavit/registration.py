@@ -78,7 +78,5 @@ def _register_classes(package: ModuleType) -> None:
     config = package.LlavitConfig
     auto.AutoConfig.register(MODEL_TYPE, config, exist_ok=True)
     auto.AutoModel.register(config, package.LlavitModel, exist_ok=True)
-    auto.AutoModelForImageTextToText.register(
-        config, package.LlavitForConditionalGeneration, exist_ok=True
-    )
+    auto.AutoModelForImageTextToText.register(config, package.LlavitForConditionalGeneration, exist_ok=True)
     auto.AutoProcessor.register(config, package.LlavitProcessor, exist_ok=True)

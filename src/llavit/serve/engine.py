@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +20,7 @@ import torch
 
 from llavit.loading import load_model
 from llavit.model.images import ImageLike
-from llavit.progress import quiet_transformers
+from llavit.progress import quiet_transformers, status
 from llavit.serve.answers import Answer, EngineClosed, EngineStats
 from llavit.serve.image_cache import ImageCache, TokenPath
 from llavit.serve.messages import Messages, conversation
@@ -136,10 +135,12 @@ class Engine:
         if not Path(source).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
             raise FileNotFoundError(f"no such model folder: {source}")
         location = {} if revision is None else {"revision": revision}
-        with _status(f"loading {source}") if progress else nullcontext():
+        with status(f"{source}: starting", show=progress):
             try:
                 with quiet_transformers():
-                    model, processor = load_model(source, dtype=dtype, device=device, **location)
+                    model, processor = load_model(
+                        source, dtype=dtype, device=device, progress=progress, **location
+                    )
             except OSError as error:
                 if Path(source).is_dir():
                     raise
@@ -373,15 +374,3 @@ def _path(
     path = TokenPath()
     path.extend(tokens)
     return path, ends
-
-
-@contextmanager
-def _status(text: str) -> Iterator[None]:
-    """Show that something is under way, on stderr, if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(text):
-        yield
