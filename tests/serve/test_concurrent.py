@@ -1,13 +1,16 @@
 """Many callers on one engine: nobody waits for another's end, and nobody's trouble is another's."""
 
+import gc
 import threading
 import time
+import weakref
 
 import pytest
 import torch
 
-from llavit import EngineBusy, EngineClosed
-from tests.serve.parts import engine_of, generated, picture, user
+from llavit import Engine, EngineBusy, EngineClosed
+from tests.model.families import tiny
+from tests.serve.parts import engine_of, generated, picture, processor, user
 
 LONG = {"max_new_tokens": 200, "min_new_tokens": 200}
 SHORT = {"max_new_tokens": 4, "min_new_tokens": 4}
@@ -168,7 +171,7 @@ def test_closing_ends_what_runs_and_waits_with_an_error():
                 stream.result(timeout=5)
         with pytest.raises(EngineClosed):
             engine.answer_many(["w5"])
-        assert not engine._thread.is_alive()
+        assert not engine._loop.thread.is_alive()
 
 
 def test_who_borrows_the_model_has_it_alone_and_running_answers_go_on_as_if_nothing_was():
@@ -183,3 +186,17 @@ def test_who_borrows_the_model_has_it_alone_and_running_answers_go_on_as_if_noth
                 generated(model, engine.processor, [user("w9", picture(2))], 3)
                 assert engine.stats().steps == steps
         assert list(stream.result().token_ids) == expected
+
+
+def test_an_engine_that_nobody_has_any_more_ends_and_leaves_nothing_behind():
+    engine = Engine(tiny("llama"), processor())
+    thread, model = engine._loop.thread, weakref.ref(engine.model)
+    stream = engine.stream("w5", **LONG)
+    next(stream)
+    del engine
+    gc.collect()
+    assert not thread.is_alive()
+    with pytest.raises(EngineClosed):
+        stream.result(timeout=5)
+    gc.collect()
+    assert model() is None

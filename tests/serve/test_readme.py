@@ -20,4 +20,4 @@ def test_the_blocks_run_in_turn(tiny, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert re.search(r"[1-9]\d* of \d+ tokens were there already", printed)
     assert len(names["answers"]) == 2 and len(names["likely"].logprobs[0].top) == 3
-    assert not names["engine"]._thread.is_alive()
+    assert not names["engine"]._loop.thread.is_alive()

@@ -7,10 +7,10 @@ messages -> tokens, pixels -> queue  ->  prefill, decode step, decode step, ... 
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,15 +21,14 @@ import torch
 from llavit.loading import load_model
 from llavit.model.images import ImageLike
 from llavit.progress import quiet_transformers, status
-from llavit.serve.answers import Answer, EngineClosed, EngineStats
+from llavit.serve.answers import Answer, EngineStats
 from llavit.serve.image_cache import ImageCache, TokenPath
+from llavit.serve.loop import Loop
 from llavit.serve.messages import Messages, conversation
 from llavit.serve.request import Prompt, Request, Stream
 from llavit.serve.runner import Runner
 from llavit.serve.sampling import Sampling
 from llavit.serve.scheduler import Scheduler
-
-logger = logging.getLogger(__name__)
 
 
 class Engine:
@@ -96,10 +95,8 @@ class Engine:
             suppressed={model.config.image_token_id, *(config.suppress_tokens or ())},
         )
         self._tokenising = threading.Lock()  # fast tokenizers are not thread-safe
-        self._borrowers = 0
-        self._stepping = self._borrowed = self._closed = False
-        self._thread = threading.Thread(target=self._loop, name="llavit-engine", daemon=True)
-        self._thread.start()
+        self._loop = Loop(self._scheduler)
+        self._ending = weakref.finalize(self, self._loop.close)  # also when nobody has it any more
 
     @classmethod
     def load(
@@ -242,18 +239,8 @@ class Engine:
             with engine.exclusive() as model:
                 outputs = model(**inputs, output_attentions=True)
         """
-        changed = self._scheduler.changed
-        with changed:
-            self._borrowers += 1
-            changed.wait_for(lambda: not (self._stepping or self._borrowed))
-            self._borrowed = True
-        try:
+        with self._loop.paused():
             yield self.model
-        finally:
-            with changed:
-                self._borrowed = False
-                self._borrowers -= 1
-                changed.notify_all()
 
     def drain(self, timeout: float | None = None) -> bool:
         """Take nothing new, and finish what runs and waits.
@@ -264,45 +251,17 @@ class Engine:
         Returns:
             whether everything has ended.
         """
-        changed = self._scheduler.changed
-        with changed:
-            self._scheduler.taking = False
-            changed.notify_all()
-            return changed.wait_for(self._scheduler.idle, timeout)
+        return self._loop.drain(timeout)
 
     def close(self) -> None:
         """Stop: what still runs or waits ends with `EngineClosed`."""
-        with self._scheduler.changed:
-            self._scheduler.taking = False
-            self._closed = True
-            self._scheduler.changed.notify_all()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        self._ending()
 
     def __enter__(self) -> Engine:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    def _loop(self) -> None:
-        changed, scheduler = self._scheduler.changed, self._scheduler
-        with torch.inference_mode():
-            while True:
-                with changed:
-                    changed.wait_for(lambda: self._closed or not (scheduler.idle() or self._borrowers))
-                    if self._closed:
-                        break
-                    self._stepping = True
-                try:
-                    scheduler.round()
-                except BaseException as error:  # never leave callers waiting
-                    logger.exception("the engine's round failed")
-                    scheduler.abandon(error)
-                with changed:
-                    self._stepping = False
-                    changed.notify_all()
-        scheduler.abandon(EngineClosed("the engine was closed before the answer ended"))
 
     def _request(
         self, messages: Messages, images: Iterable[ImageLike], sampling: Sampling, timeout: float | None

@@ -117,6 +117,7 @@ class Stream:
     def end(self, answer: Answer | None, error: BaseException | None = None) -> None:
         """Hand over the end (called by the engine)."""
         self._answer, self._error = answer, error
+        self._wake = _nothing  # an answer that is kept does not keep the engine
         self._ended.set()
         self._pieces.put(None)
 
@@ -231,3 +232,7 @@ class Request:
 
         top = tuple((name(token), token, value) for token, value in choice.top)
         return TokenLogprob(name(choice.token), choice.token, logprob, top)
+
+
+def _nothing() -> None:
+    pass
