@@ -4,13 +4,14 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import pytest
 import torch
 import yaml
 
-from llavit import LlavitForConditionalGeneration, LlavitProcessor
-from llavit.train import precision
+from llavit import LlavitForConditionalGeneration, LlavitProcessor, precision
+from llavit.train import run as run_module
 from llavit.train.parts import parameters_by_part
 from llavit.train.progress import read_step_log
 from llavit.train.recipe import RECIPES, load_recipe
@@ -326,3 +327,33 @@ def test_auto_computes_in_bfloat16_only_where_the_cpu_is_fast_at_it(monkeypatch,
     monkeypatch.setattr(precision, "_cpu_flags", lambda: frozenset(flags))
     assert precision.resolve_dtype("auto")[0] is dtype
     assert precision.resolve_dtype("bfloat16") == (torch.bfloat16, "as asked")
+
+
+def test_nothing_of_a_stage_lives_on_in_the_next_one_or_after_the_last(tiny, tmp_path, monkeypatch):
+    """Weights, gradients, optimizer, data: the memory of a run is that of its largest stage."""
+    alive = []
+    loaded = []
+
+    class Watched(LlavitTrainer):
+        def train(self, *args, **kwargs):
+            result = super().train(*args, **kwargs)
+            parts = {
+                "trainer": self,
+                "model": self.model,
+                "optimizer": self.optimizer,
+                "data": self.train_dataset,
+            }
+            parts["optimizer state"] = next(iter(self.optimizer.optimizer.state.values()))["exp_avg"]
+            alive.extend((f"{self.stage.name}'s {name}", weakref.ref(part)) for name, part in parts.items())
+            return result
+
+    def load(source):
+        loaded.append([name for name, part in alive if part() is not None])
+        return original(source)
+
+    original = run_module._load
+    monkeypatch.setattr(run_module, "LlavitTrainer", Watched)
+    monkeypatch.setattr(run_module, "_load", load)
+    train(tiny.recipe("compile=never"), output=tmp_path, progress=False)
+    assert loaded == [[]]
+    assert [name for name, part in alive if part() is not None] == []

@@ -22,6 +22,7 @@ from llavit.progress import quiet_transformers
 from llavit.train.compiling import compile_layers
 from llavit.train.distributed import check_launcher, forget_deepspeed, is_first_process
 from llavit.train.features import prepare_features
+from llavit.train.freeing import free_memory
 from llavit.train.logs import TensorBoardLog, WandbLog
 from llavit.train.lora import adapt, hold_frozen, move_base
 from llavit.train.parts import freeze, parts_table
@@ -108,7 +109,8 @@ def train(
                 _calibrate(model, processor, readers[0], stage)
             _run_stage(recipe, stage, readers[index], stores[index], model, processor, dtype, console)
             forget_deepspeed()
-        del model
+        del model, processor
+        free_memory()
     return stores[-1].result
 
 
