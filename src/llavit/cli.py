@@ -19,6 +19,7 @@ from llavit.cli_errors import reports_errors as _reports_errors
 from llavit.cli_errors import show_traceback
 from llavit.cli_eval import eval_, table
 from llavit.cli_serve import serve
+from llavit.cli_web import web
 from llavit.progress import status
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ app.add_typer(bench_app, name="bench")
 app.command("eval")(eval_)
 app.command()(table)
 app.command()(serve)
+app.command()(web)
 
 
 @app.callback()

@@ -1,0 +1,346 @@
+"""The Gradio page: a conversation, a box to ask in, and what can be set. What it does is in the modules beside it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from llavit.model.images import load_image
+from llavit.serve import Engine, Sampling
+from llavit.serve.web.examples import Example
+from llavit.serve.web.heat import LAYERS, look
+from llavit.serve.web.render import conversation_html, model_kind
+from llavit.serve.web.talk import Picture, Talk, said
+
+logger = logging.getLogger(__name__)
+
+# Before gradio is imported: it reports its use over the network otherwise.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+try:
+    import gradio as gr
+except ImportError as error:
+    raise ImportError('the web page needs gradio: pip install "llavit[web]"') from error
+
+HERE = Path(__file__).parent
+SHOWN_SIDE = 1024
+"""Longest side in pixels of a picture as the page shows it; the model gets the whole."""
+FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
+MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+
+
+class Page:
+    """A page on one engine, or on two that answer the same questions side by side.
+
+    Nothing on it is loaded from another host.
+
+    Args:
+        engines: one or two; they stay the caller's to close.
+        names: what to call the models; the engines' names if not given.
+        examples: pictures with questions to begin with.
+        max_new_tokens: greatest length of an answer, until the user changes it.
+        max_upload_bytes: greatest size of a picture's file.
+
+    Attributes:
+        url: where it is served, after `open`.
+
+    Raises:
+        ValueError: not one or two engines, or not as many names.
+
+    Example:
+        with Engine.load("runs/demo/instruct") as engine, Page([engine]) as page:
+            print(page.open(port=7860))
+            input("Enter stops it. ")
+    """
+
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        *,
+        names: Sequence[str] = (),
+        examples: Sequence[Example] = (),
+        max_new_tokens: int = 256,
+        max_upload_bytes: int = 20 << 20,
+    ):
+        if len(engines) not in (1, 2):
+            raise ValueError(f"engines: expected one or two, got {len(engines)}")
+        if names and len(names) != len(engines):
+            raise ValueError(f"names: expected {len(engines)}, one for each model, got {len(names)}")
+        self.engines = list(engines)
+        self.names = list(names) or [_short(engine.name) for engine in engines]
+        self.max_new_tokens = max_new_tokens
+        self.max_upload_bytes = max_upload_bytes
+        self.url = ""
+        self._talks: dict[str, Talk] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="llavit-web-")
+        self._examples = [(self._shown(example.image), example) for example in examples]
+        self.blocks = self._build()
+
+    def open(self, host: str = "127.0.0.1", port: int = 7860) -> str:
+        """Serve the page from threads of its own; return its address.
+
+        Args:
+            host: to listen at; 0.0.0.0 lets other machines in.
+            port: 0 takes any that is free.
+
+        Raises:
+            OSError: the port is taken.
+        """
+        _, self.url, _ = self.blocks.launch(
+            server_name=host,
+            server_port=checked_port(host, port),
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            show_error=True,
+            ssr_mode=False,
+            footer_links=[],
+            max_file_size=self.max_upload_bytes,
+            allowed_paths=[self._folder.name],
+            theme=gr.themes.Base(
+                primary_hue="orange", neutral_hue="gray", font=FONT, font_mono=MONO, radius_size="lg"
+            ),
+            css_paths=HERE / "page.css",
+        )
+        return self.url
+
+    def close(self) -> None:
+        """Stop serving, and delete the pictures that were shown."""
+        for talk in list(self._talks.values()):
+            talk.stop()
+        self.blocks.close(verbose=False)
+        self._folder.cleanup()
+
+    def __enter__(self) -> Page:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _build(self) -> Any:
+        with gr.Blocks(title="llavit", analytics_enabled=False, delete_cache=(600, 24 * 3600)) as blocks:
+            with gr.Row(elem_id="head"):
+                gr.HTML(self._head(), elem_id="models", js_on_load=None)
+                new = gr.Button("New", size="sm", variant="secondary", elem_id="new")
+            conversation = gr.HTML(
+                self._html(Talk(self.engines)),
+                elem_id="conversation",
+                js_on_load=(HERE / "page.js").read_text(encoding="utf-8"),
+                apply_default_css=False,
+            )
+            with gr.Column(elem_id="dock"):
+                box = gr.MultimodalTextbox(
+                    file_types=["image"],
+                    file_count="multiple",
+                    sources=["upload"],
+                    placeholder="Drop a picture, and ask about it",
+                    show_label=False,
+                    elem_id="box",
+                    max_lines=8,
+                )
+            with gr.Accordion("Settings", open=False, elem_id="settings"):
+                with gr.Row():
+                    temperature = gr.Slider(
+                        0, 2, 0, step=0.05, label="Temperature", info="0 takes the likeliest token each time"
+                    )
+                    top_p = gr.Slider(
+                        0.05, 1, 1, step=0.05, label="Top-p", info="Draws among the likeliest with this share"
+                    )
+                with gr.Row():
+                    most = gr.Number(
+                        self.max_new_tokens, precision=0, minimum=1, label="Most tokens of an answer"
+                    )
+                    seed = gr.Textbox(label="Seed", placeholder="random", max_lines=1)
+                    layers = gr.Dropdown(list(LAYERS), value=LAYERS[0], label="Heat map over")
+            shown = [conversation, box]
+            options = [temperature, top_p, most, seed]
+            live: dict[str, Any] = {
+                "show_progress": "hidden",
+                "concurrency_limit": None,
+                "api_visibility": "private",
+            }
+            box.submit(self._ask, [box, *options], shown, **live)
+            box.stop(self._stop, **live)
+            conversation.select(self._clicked, [layers, *options], shown, **live)
+            new.click(self._new, None, shown, **live)
+            blocks.unload(self._left)
+        blocks.queue(default_concurrency_limit=None)
+        return blocks
+
+    # What the page calls. `request` tells one open page from another.
+
+    def _ask(
+        self,
+        box: dict[str, Any],
+        temperature: float,
+        top_p: float,
+        most: float,
+        seed: str,
+        request: gr.Request,
+    ) -> Iterator[tuple[Any, Any]]:
+        talk = self._talk(request)
+        question, files = (box.get("text") or "").strip(), box.get("files") or []
+        if talk.busy:
+            gr.Info("The answer before is still being written.")
+            yield gr.skip(), gr.skip()
+            return
+        if not question:
+            gr.Info("Ask something about the picture." if files else "Type a question first.")
+            yield gr.skip(), gr.skip()
+            return
+        try:
+            pictures = [self._picture(load_image(file, Path(file).name)) for file in files]
+            sampling = _sampling(temperature, top_p, most, seed)
+        except Exception as error:
+            # Nothing was asked yet: the question stays in the box.
+            raise gr.Error(said(error), title="Not asked", duration=None, print_exception=False) from error
+        yield from self._answer(talk, question, pictures, sampling, {"text": question, "files": files})
+
+    def _answer(
+        self, talk: Talk, question: str, pictures: list[Picture], sampling: Sampling, asked: dict[str, Any]
+    ) -> Iterator[tuple[Any, Any]]:
+        """Show an answer as it is written; a question that no model could answer goes back into the box."""
+        steps = talk.ask(question, pictures, sampling)
+        next(steps)
+        busy = gr.MultimodalTextbox(value={"text": "", "files": []}, submit_btn=False, stop_btn=True)
+        yield self._html(talk), busy
+        for _ in steps:
+            yield self._html(talk), gr.skip()
+        ready: dict[str, Any] = {"submit_btn": True, "stop_btn": False}
+        if all(reply.error is not None for reply in talk.exchanges[-1].replies):
+            ready["value"] = asked
+        yield self._html(talk), gr.MultimodalTextbox(**ready)
+
+    def _clicked(
+        self,
+        layers: str,
+        temperature: float,
+        top_p: float,
+        most: float,
+        seed: str,
+        event: gr.EventData,
+        request: gr.Request,
+    ) -> Iterator[tuple[Any, Any]]:
+        talk, data = self._talk(request), event._data or {}
+        if data.get("act") == "example":
+            if talk.busy or talk.exchanges:
+                return
+            try:
+                _, example = self._examples[int(data["number"])]
+                sampling = _sampling(temperature, top_p, most, seed)
+            except Exception as error:
+                raise gr.Error(
+                    said(error), title="Not asked", duration=None, print_exception=False
+                ) from error
+            pictures = [self._picture(example.image)]
+            yield from self._answer(talk, example.question, pictures, sampling, {"text": example.question})
+            return
+        try:
+            exchange, model = int(data["exchange"]), int(data["model"])
+            reply = talk.exchanges[exchange].replies[model]
+            opens = data["act"] == "word" and (
+                reply.look is None or (reply.look.word, reply.look.layers) != (int(data["word"]), layers)
+            )
+            reply.look = look(talk, exchange, model, int(data["word"]), layers) if opens else None
+        except Exception as error:
+            raise gr.Error(said(error), title="No heat map", duration=None, print_exception=False) from error
+        yield self._html(talk), gr.skip()
+
+    def _stop(self, request: gr.Request) -> None:
+        self._talk(request).stop()
+
+    def _new(self, request: gr.Request) -> tuple[Any, Any]:
+        self._forget(request)
+        return self._html(self._talk(request)), gr.MultimodalTextbox(
+            value={"text": "", "files": []}, submit_btn=True, stop_btn=False
+        )
+
+    def _left(self, request: gr.Request) -> None:
+        self._forget(request)
+
+    def _talk(self, request: gr.Request) -> Talk:
+        return self._talks.setdefault(str(request.session_hash), Talk(self.engines))
+
+    def _forget(self, request: gr.Request) -> None:
+        """Stop what is being written on a page, and delete its pictures."""
+        talk = self._talks.pop(str(request.session_hash), None)
+        if talk is None:
+            return
+        talk.stop()
+        for exchange in talk.exchanges:
+            for picture in exchange.pictures:
+                (Path(self._folder.name) / picture.url.rpartition("/")[2]).unlink(missing_ok=True)
+
+    # What the page shows.
+
+    def _html(self, talk: Talk) -> str:
+        return conversation_html(talk, self.names, [(url, each.question) for url, each in self._examples])
+
+    def _head(self) -> str:
+        heads = "".join(
+            f"<div><h1>{escape(name)}</h1><p>{escape(model_kind(engine.model.config))}</p></div>"
+            for name, engine in zip(self.names, self.engines, strict=True)
+        )
+        return f'<div class="{"two" if len(self.engines) > 1 else "one"}">{heads}</div>'
+
+    def _picture(self, image: Image.Image) -> Picture:
+        return Picture(image, self._shown(image))
+
+    def _shown(self, image: Image.Image) -> str:
+        """Write a picture as the page shows it; return its address, which cannot be guessed."""
+        path = Path(self._folder.name) / f"{uuid.uuid4().hex}.png"
+        small = image.copy()
+        small.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+        small.save(path)
+        return f"gradio_api/file={path}"
+
+
+def _sampling(temperature: float, top_p: float, most: float, seed: str) -> Sampling:
+    """Make options of what the controls say; greedy at temperature 0.
+
+    Raises:
+        ValueError: a value that makes no sense; says which do.
+    """
+    try:
+        number = int(seed) if str(seed or "").strip() else None
+    except ValueError:
+        raise ValueError(f"seed={seed!r}: expected a whole number, or nothing for a random one") from None
+    if most is None:
+        raise ValueError("most tokens of an answer: expected a whole number from 1 up, got nothing")
+    draws: dict[str, Any] = {}
+    if temperature > 0:
+        draws = {"do_sample": True, "temperature": float(temperature), "top_p": float(top_p), "seed": number}
+    return Sampling(max_new_tokens=int(most), **draws)
+
+
+def _short(name: str) -> str:
+    """The last two parts of a model's path."""
+    return "/".join(Path(name).parts[-2:])
+
+
+def checked_port(host: str, port: int) -> int:
+    """Return a port that is free now: the one that is given, or any for 0.
+
+    Raises:
+        OSError: it is taken, or there is no such address here.
+
+    Example:
+        >>> checked_port("127.0.0.1", 0) > 0
+        True
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise OSError(f"cannot listen at {host}, port {port}: {error.strerror}") from error
+        return probe.getsockname()[1]
