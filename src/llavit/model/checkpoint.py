@@ -9,6 +9,8 @@ A LLaViT folder holds (`{i}` a layer, `{p}` q_proj, k_proj, v_proj, or qkv_proj 
     model.language_model.*                                     the rest of the LLM, its own names
     lm_head.weight                                             where it is not tied to the embeddings
 
+Where weights are int8 (`quantize.py`), a `*.scale` stands beside each `*.weight` of the LLM's linear layers.
+
 A LLaVA checkpoint (of either generation of transformers' names) loads into it: `...{p}.weight` becomes
 `...{p}.text.weight`, and visual weights that a checkpoint lacks start as copies of the text weights.
 """
@@ -27,7 +29,7 @@ _LLAVA_PREFIXES = {
     r"^multi_modal_projector\.": "model.multi_modal_projector.",
 }
 
-VISUAL_KEY = re.compile(r"\.visual\.(weight|bias)$")
+VISUAL_KEY = re.compile(r"\.visual\.(weight|bias|scale)$")
 """Matches the names of visual QKV weights."""
 
 
@@ -48,5 +50,5 @@ def llava_key_mapping(config: LlavitConfig) -> dict[str, str]:
         for name in family.projections:
             # Lookarounds, so that only `q_proj.` itself is replaced, and only inside the LLM's layers.
             attention = rf"language_model\.layers\.\d+\.{family.attention}"
-            mapping[rf"({attention}\.{name})\.(?=(?:weight|bias)$)"] = r"\1.text."
+            mapping[rf"({attention}\.{name})\.(?=(?:weight|bias|scale)$)"] = r"\1.text."
     return mapping

@@ -17,12 +17,15 @@ from llavit.model.adapters import (
 )
 from llavit.model.checkpoint import VISUAL_KEY, llava_key_mapping
 from llavit.model.configuration import LlavitConfig
+from llavit.model.quantize import register_int8
 from llavit.model.routing import routed_linears
 
 logger = logging.getLogger(__name__)
 
 _SWITCHES = ("visual_qkv", "bidirectional_visual_attention")
 _LOCATION = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+register_int8()
 
 
 class LlavitPreTrainedModel(LlavaPreTrainedModel):

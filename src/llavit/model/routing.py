@@ -88,9 +88,8 @@ class RoutedLinear(nn.Module):
     @torch.no_grad()
     def copy_text_to_visual(self) -> None:
         """Start the visual projection as a copy of the text projection."""
-        self.visual.weight.copy_(self.text.weight)
-        if self.text.bias is not None:
-            self.visual.bias.copy_(self.text.bias)
+        for mine, theirs in zip(self.visual.parameters(), self.text.parameters(), strict=True):
+            mine.copy_(theirs)
 
     def forward(self, x_bld: torch.Tensor) -> torch.Tensor:
         """Project (b, l, d) to (b, l, o)."""
