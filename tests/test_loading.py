@@ -26,3 +26,27 @@ def test_what_cannot_be_loaded_says_so(tmp_path):
         load_model(tmp_path / "gone")
     with pytest.raises(ValueError, match="dtype='int8': expected one of auto"):
         load_model(tmp_path, dtype="int8")
+
+
+def test_a_model_with_adapters_is_merged_and_then_made_int8(tiny, tmp_path):
+    from llavit.model.adapters import add_lora, has_adapters, merge_adapters
+    from llavit.model.quantize import is_int8, quantize_int8
+
+    model, processor = tiny.build(dtype=torch.float32)
+    model.save_pretrained(tmp_path / "base")
+    add_lora(model, base="../base", rank=2, alpha=4)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(tmp_path / "adapted")
+    processor.save_pretrained(tmp_path / "adapted")
+    loaded, _ = load_model(tmp_path / "adapted", dtype="float32", device="cpu", quantize="int8")
+    merge_adapters(model)
+    assert is_int8(loaded) and not has_adapters(loaded)
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(loaded(input_ids=ids).logits, quantize_int8(model)(input_ids=ids).logits)
+
+
+def test_another_quantisation_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="quantize='int4': expected None or one of int8"):
+        load_model(tmp_path, quantize="int4")

@@ -7,13 +7,15 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from llavit.model.adapters import ADAPTER, base_of, find_adapters
+from llavit.model.adapters import ADAPTER, base_of, find_adapters, has_adapters, merge_adapters
 from llavit.model.modeling import LlavitForConditionalGeneration
 from llavit.model.processor import LlavitProcessor
+from llavit.model.quantize import is_int8, quantize_int8
 from llavit.precision import resolve_dtype
 from llavit.progress import status
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
+QUANTISATIONS = ("int8",)
 
 
 def load_model(
@@ -21,6 +23,7 @@ def load_model(
     *,
     dtype: str = "auto",
     device: str | None = None,
+    quantize: str | None = None,
     progress: bool = False,
     **kwargs: Any,
 ) -> tuple[Any, LlavitProcessor]:
@@ -33,11 +36,13 @@ def load_model(
         pretrained: a folder or a hub id; a folder with adapters too.
         dtype: "auto" takes bfloat16 where the hardware multiplies it fast.
         device: where it computes; the GPU if there is one.
+        quantize: "int8" holds the LLM's weights in int8 (`llavit.model.quantize`), after merging adapters if there are
+            some; None leaves a model as it was saved.
         progress: say on stderr what is happening, if that is a terminal.
         **kwargs: for `from_pretrained`, e.g. `attn_implementation`, `revision`, `visual_qkv`.
 
     Raises:
-        ValueError: another dtype, or a path of a folder that is not there.
+        ValueError: another dtype or quantisation, or a path of a folder that is not there.
         OSError: no such model.
 
     Example:
@@ -49,6 +54,8 @@ def load_model(
 
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
+    if quantize is not None and quantize not in QUANTISATIONS:
+        raise ValueError(f"quantize={quantize!r}: expected None or one of {', '.join(QUANTISATIONS)}")
     path = Path(pretrained)
     if not path.is_dir() and (path.is_absolute() or len(path.parts) > 2 or str(pretrained).startswith(".")):
         raise ValueError(f"pretrained={pretrained}: no such folder, and no id of a model on the hub either")
@@ -61,6 +68,11 @@ def load_model(
     name = _shown_name(pretrained)
     with status(f"{name}: loading weights", show=progress) as say:
         model = LlavitForConditionalGeneration.from_pretrained(pretrained, dtype=chosen, **kwargs)
+        if quantize is not None and not is_int8(model):
+            say(f"{name}: making weights int8")
+            if has_adapters(model):
+                merge_adapters(model)
+            quantize_int8(model)
         say(f"{name}: loading the processor")
         processor = LlavitProcessor.from_pretrained(pretrained, **location)
         if where != "cpu":

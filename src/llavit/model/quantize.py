@@ -203,11 +203,11 @@ def install_int8(model: Any, *, fill: bool) -> None:
         multiplier = _multiplier(embeddings)
         if multiplier is None:
             return  # embeddings that we do not know: they and the head stay as they are
-        made = Int8Embedding(
-            *embeddings.weight.shape, embeddings.weight.dtype, embeddings.weight.device, multiplier
-        )
+        weight = embeddings.weight
+        vocabulary, width = weight.shape
+        made = Int8Embedding(vocabulary, width, weight.dtype, weight.device, multiplier)
         if fill:
-            made.weight.data, made.scale.data = quantize_rows(embeddings.weight)
+            made.weight.data, made.scale.data = quantize_rows(weight)
         decoder.set_input_embeddings(made)
     if type(head) is not nn.Linear:
         return

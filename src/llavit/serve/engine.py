@@ -118,7 +118,7 @@ class Engine:
             dtype: "auto" takes bfloat16 where the hardware multiplies it fast.
             device: where it computes.
             compile: see the class.
-            quantize: None keeps the weights as they are.
+            quantize: "int8" holds the LLM's weights in int8; None keeps them as they are.
             revision: of a model on the hub.
             progress: say on stderr that the model loads, if that is a terminal.
             **engine_options: see the class.
@@ -127,8 +127,6 @@ class Engine:
             FileNotFoundError: neither a folder nor a model on the hub.
             ValueError: an option that makes no sense.
         """
-        if quantize is not None:
-            raise ValueError(f"quantize={quantize!r}: expected None")
         if not Path(source).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
             raise FileNotFoundError(f"no such model folder: {source}")
         location = {} if revision is None else {"revision": revision}
@@ -136,7 +134,7 @@ class Engine:
             try:
                 with quiet_transformers():
                     model, processor = load_model(
-                        source, dtype=dtype, device=device, progress=progress, **location
+                        source, dtype=dtype, device=device, quantize=quantize, progress=progress, **location
                     )
             except OSError as error:
                 if Path(source).is_dir():
