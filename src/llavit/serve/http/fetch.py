@@ -53,13 +53,13 @@ def is_public(address: Address) -> bool:
         [True, False, False]
     """
     if isinstance(address, ipaddress.IPv6Address):
-        hidden = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+        if address.ipv4_mapped is not None:
+            return is_public(address.ipv4_mapped)
         if address in _NAT64:
-            hidden.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+            return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+        hidden = (address.sixtofour, *(address.teredo or ()))
         if address in _SITE_LOCAL or any(inner is not None and not is_public(inner) for inner in hidden):
             return False
-        if address.ipv4_mapped is not None:
-            return True
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 

@@ -145,16 +145,13 @@ def decode_image(data: bytes, param: str, pixels_left: int, most: int) -> Image.
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             if opened.width * opened.height > pixels_left:
-                raise _refused(
-                    f"{opened.width} x {opened.height} pixels are too many; all images of a request may have "
-                    f"{most:,} together: make them smaller (--max-pixels)",
-                    param,
-                    "image_too_large",
-                )
+                raise _too_many_pixels(f"{opened.width} x {opened.height} pixels", param, most)
             opened.load()
             return to_rgb(opened, "image")
     except ApiError:
         raise
+    except Image.DecompressionBombError:
+        raise _too_many_pixels("its pixels", param, most) from None
     except Image.UnidentifiedImageError:
         known = ", ".join(FORMATS)
         raise _refused(f"not an image in a format that is known ({known})", param, "invalid_image") from None
@@ -169,6 +166,14 @@ def too_large(most: int, param: str) -> ApiError:
     """Return the error for an image file that is too large."""
     return _refused(
         f"the image has more than {most:,} bytes; make it smaller (--max-image-bytes)",
+        param,
+        "image_too_large",
+    )
+
+
+def _too_many_pixels(what: str, param: str, most: int) -> ApiError:
+    return _refused(
+        f"{what} are too many; all images of a request may have {most:,} together: make them smaller (--max-pixels)",
         param,
         "image_too_large",
     )
