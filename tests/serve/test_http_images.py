@@ -76,6 +76,13 @@ def test_a_gif_whose_frame_is_larger_than_its_screen_counts_by_its_frame():
         decode_image(bytes(gif), "image", 1000, 1000)
 
 
+@pytest.mark.parametrize("size", [(1, 101), (20_000, 1)])
+def test_an_image_that_would_be_scaled_beyond_all_memory_is_refused(size):
+    with pytest.raises(ApiError, match="one side may be 100 times the other"):
+        decode_image(encoded(Image.new("L", size)), "image", 100_000, 100_000)
+    assert decode_image(encoded(Image.new("L", (1, 100))), "image", 100, 100).size == (1, 100)
+
+
 def test_transparent_greys_and_turned_pictures_come_out_as_rgb():
     for mode in ("L", "LA", "P", "1", "RGBA", "I;16"):
         image = Image.new(mode, (6, 4))

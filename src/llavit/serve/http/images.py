@@ -20,6 +20,9 @@ from llavit.serve.http.settings import Settings
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
 """What is decoded. Pillow's other decoders stay shut: some start programs (EPS), few are looked after as well."""
 
+MOST_OBLONG = 100
+"""Of an image's sides. Processors that scale the shorter side make of 1 x 1,000,000 pixels more than fits anywhere."""
+
 _DATA_URL = re.compile(r"data:image/[\w.+-]{1,40}(;[\w.=+-]{1,80})*;base64,", re.ASCII)
 
 
@@ -147,6 +150,14 @@ def decode_image(data: bytes, param: str, pixels_left: int, most: int) -> Image.
             if opened.width * opened.height > pixels_left:
                 raise _too_many_pixels(f"{opened.width} x {opened.height} pixels", param, most)
             opened.load()
+            short, long = sorted(opened.size)
+            if short < 1 or long > MOST_OBLONG * short:
+                raise _refused(
+                    f"{opened.width} x {opened.height} pixels: one side may be {MOST_OBLONG} times the other at most; "
+                    "crop it",
+                    param,
+                    "image_too_oblong",
+                )
             return to_rgb(opened, "image")
     except ApiError:
         raise
