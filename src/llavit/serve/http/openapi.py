@@ -36,11 +36,18 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorBody, "description": _TEXTS[status]} for status in statuses}
 
 
+EVENT: dict[str, Any] = {
+    "type": "object",
+    "description": "One event of the stream: a chunk as JSON, an error as JSON, or [DONE].",
+    "properties": {"data": {"type": "string"}},
+    "required": ["data"],
+}
+
 CHAT_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "model": Completion,
         "description": "The answer; with `stream`, chunks as server-sent events, the last one `data: [DONE]`.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": EVENT}},
     },
     **errors(400, 401, 404, 408, 413, 415, 429, 503),
 }
