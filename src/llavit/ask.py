@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import re
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
-
-from llavit.loading import load_model
 from llavit.model.images import ImageLike, load_image
-from llavit.model.processor import LlavitProcessor
-from llavit.progress import quiet_transformers
+from llavit.serve import Engine, Stream
 
 HELP = "/image PATH shows an image with your next question, /reset starts over, /quit leaves"
 
 
 class Chat:
-    """A conversation with a model.
+    """A conversation with a model; the next question pays for its own tokens only.
 
     Args:
-        model: in evaluation mode, on its device.
-        processor: that of the model.
+        engine: with a model.
         max_new_tokens: greatest length of an answer.
 
     Attributes:
@@ -37,9 +29,8 @@ class Chat:
             print(piece, end="", flush=True)
     """
 
-    def __init__(self, model: Any, processor: LlavitProcessor, *, max_new_tokens: int = 256):
-        self.model = model
-        self.processor = processor
+    def __init__(self, engine: Engine, *, max_new_tokens: int = 256):
+        self.engine = engine
         self.max_new_tokens = max_new_tokens
         self.messages: list[dict[str, Any]] = []
 
@@ -55,18 +46,9 @@ class Chat:
         Raises:
             FileNotFoundError: neither a folder nor a model on the hub.
         """
-        if not Path(source).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
-            raise FileNotFoundError(f"no such model folder: {source}")
-        try:
-            with quiet_transformers():
-                model, processor = load_model(source, progress=progress)
-        except OSError as error:
-            if Path(source).is_dir():
-                raise
-            raise FileNotFoundError(
-                f"{source} is neither a folder nor a model that the hub gives: {error}"
-            ) from error
-        return cls(model, processor, max_new_tokens=max_new_tokens)
+        # Compiling takes longer than a few answers.
+        engine = Engine.load(source, compile="never", max_batch=1, progress=progress)
+        return cls(engine, max_new_tokens=max_new_tokens)
 
     def ask(self, text: str, images: Sequence[ImageLike] = ()) -> Iterator[str]:
         """Ask the next question; the answer comes as it is generated, greedily.
@@ -78,67 +60,32 @@ class Chat:
             images: shown with it, before the text.
 
         Raises:
-            ValueError: an image cannot be read; the conversation stays as it was.
+            ValueError: an image cannot be read, or the conversation has become too long; it stays as it was.
         """
         pictures = [{"type": "image", "image": load_image(image, "question")} for image in images]
         question = {"role": "user", "content": [*pictures, {"type": "text", "text": text}]}
-        encoded = self.processor.encode(
-            [*self.messages, question], add_generation_prompt=True, name="question"
-        )
-        return self._answer(question, encoded)
+        stream = self.engine.stream([*self.messages, question], max_new_tokens=self.max_new_tokens)
+        return self._answer(question, stream)
 
     def reset(self) -> None:
         """Forget the conversation."""
         self.messages.clear()
 
-    def _answer(self, question: dict[str, Any], encoded: dict[str, torch.Tensor]) -> Iterator[str]:
-        device = self.model.device
-        inputs = {"input_ids": encoded["input_ids"][None].to(device)}
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        if "pixel_values" in encoded:
-            inputs["pixel_values"] = encoded["pixel_values"].to(device, self.model.dtype)
-        streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        stop = _Stop()
-        errors: list[BaseException] = []
-
-        def generate() -> None:
-            try:
-                self.model.generate(
-                    **inputs,
-                    streamer=streamer,
-                    do_sample=False,
-                    max_new_tokens=self.max_new_tokens,
-                    stopping_criteria=StoppingCriteriaList([stop]),
-                )
-            except BaseException as error:  # reaches the caller, not the thread's end
-                errors.append(error)
-                streamer.end()
-
-        thread = threading.Thread(target=generate, daemon=True)
-        thread.start()
-        said = ""
+    def _answer(self, question: dict[str, Any], stream: Stream) -> Iterator[str]:
+        said, failed = "", False
         try:
-            for piece in streamer:
-                said += piece
-                if piece:
-                    yield piece
+            with stream:
+                for piece in stream:
+                    said += piece.text
+                    if piece.text:
+                        yield piece.text
+        except Exception:  # and not that nobody reads on, or Ctrl-C
+            failed = True
+            raise
         finally:
-            stop.wanted = True
-            thread.join()
-            if not errors:
+            if not failed:
                 answer = {"role": "assistant", "content": [{"type": "text", "text": said}]}
                 self.messages += [question, answer]
-        if errors:
-            raise errors[0]
-
-
-class _Stop(StoppingCriteria):
-    """Ends generation when nobody reads it any more."""
-
-    wanted = False
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        return torch.full((len(input_ids),), self.wanted, dtype=torch.bool, device=input_ids.device)
 
 
 def converse(
