@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -14,8 +17,25 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-def test_the_first_python_block_runs_on_the_starter(capsys):
-    exec(compile(blocks("python")[0], "README.md", "exec"), {})
+@pytest.mark.parametrize("number", [0, 1], ids=["the engine", "transformers' pipeline"])
+def test_asking_takes_a_few_lines_that_run(number, tiny, tmp_path, capsys):
+    code = blocks("python")[number]
+    model, processor = tiny.build(dtype=torch.float32)
+    model.generation_config.max_new_tokens = 5
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert len([line for line in code.splitlines() if line]) <= (3, 5)[number]
+    code = code.replace("runs/demo/instruct", str(tmp_path))
+    code = code.replace("cat.jpg", str(tiny.data.parent / "0.png"))
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert capsys.readouterr().out.endswith("\n")
+    if "engine" in names:
+        names["engine"].close()
+
+
+def test_building_a_model_runs_on_the_starter(capsys):
+    exec(compile(blocks("python")[2], "README.md", "exec"), {})
     assert capsys.readouterr().out.strip()
 
 
@@ -23,7 +43,7 @@ def test_the_llava_block_runs_on_a_llava_checkpoint(tmp_path):
     from tests.model.test_conformance import LLAVA, llava_twin, tiny
 
     llava_twin(tiny("llama", **LLAVA, vision_feature_layer=-2)).save_pretrained(tmp_path)
-    code = blocks("python")[1].replace("llava-hf/llava-1.5-7b-hf", str(tmp_path))
+    code = blocks("python")[3].replace("llava-hf/llava-1.5-7b-hf", str(tmp_path))
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
     assert names["llavit"].config.visual_qkv and not names["llava"].config.visual_qkv
