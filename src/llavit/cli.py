@@ -18,6 +18,7 @@ from llavit.cli_data import data_app
 from llavit.cli_errors import reports_errors as _reports_errors
 from llavit.cli_errors import show_traceback
 from llavit.cli_eval import eval_, table
+from llavit.cli_export import export
 from llavit.cli_serve import serve
 from llavit.cli_web import web
 from llavit.progress import status
@@ -34,6 +35,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.command("eval")(eval_)
 app.command()(table)
+app.command()(export)
 app.command()(serve)
 app.command()(web)
 

@@ -56,9 +56,7 @@ def load_model(
         raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
     if quantize is not None and quantize not in QUANTISATIONS:
         raise ValueError(f"quantize={quantize!r}: expected None or one of {', '.join(QUANTISATIONS)}")
-    path = Path(pretrained)
-    if not path.is_dir() and (path.is_absolute() or len(path.parts) > 2 or str(pretrained).startswith(".")):
-        raise ValueError(f"pretrained={pretrained}: no such folder, and no id of a model on the hub either")
+    require_source(pretrained)
     location = {key: kwargs[key] for key in ("revision",) if key in kwargs}
     stated, _ = PreTrainedConfig.get_config_dict(pretrained, **location)
     if stated.get("model_type") == "llava":
@@ -78,6 +76,20 @@ def load_model(
         if where != "cpu":
             say(f"{name}: moving to {where}")
         return model.to(where).eval(), processor
+
+
+def require_source(pretrained: str | Path) -> None:
+    """Refuse what is neither a folder nor can be an id on the hub.
+
+    Raises:
+        ValueError: it is neither.
+
+    Example:
+        >>> require_source("llava-hf/llava-1.5-7b-hf")
+    """
+    path = Path(pretrained)
+    if not path.is_dir() and (path.is_absolute() or len(path.parts) > 2 or str(pretrained).startswith(".")):
+        raise ValueError(f"pretrained={pretrained}: no such folder, and no id of a model on the hub either")
 
 
 def weight_bytes(folder: str | Path) -> int:

@@ -1,11 +1,10 @@
-"""Merging a folder with LoRA adapters into an ordinary one."""
+"""Merging a folder with LoRA adapters into an ordinary one. `export` does that too, and more."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
+from llavit.folders import require_free, whole_folder
 from llavit.model.adapters import ADAPTER, has_adapters, merge_adapters
 from llavit.model.modeling import LlavitForConditionalGeneration
 from llavit.model.processor import LlavitProcessor
@@ -19,7 +18,7 @@ def merge(source: str | Path, output: str | Path) -> Path:
 
     Args:
         source: a folder with adapters, as training with `lora` writes it.
-        output: a new folder; it appears when it is whole.
+        output: a new folder, or an empty one; it appears when it is whole.
 
     Returns:
         the output folder.
@@ -33,22 +32,16 @@ def merge(source: str | Path, output: str | Path) -> Path:
         merge("runs/llava15-llavit-lora/instruct", "runs/merged")
         ```
     """
-    source, output = Path(source), Path(output)
+    source = Path(source)
     if not source.is_dir():
         raise FileNotFoundError(f"no such model folder: {source}")
     if not (source / ADAPTER).is_dir():
         raise ValueError(f"nothing to merge: {source} has no adapters")
-    if output.exists():
-        raise ValueError(f"{output} is there already; choose another folder")
-    with quiet_transformers():
+    output = require_free(output)
+    with quiet_transformers(), whole_folder(output) as folder:
         model = LlavitForConditionalGeneration.from_pretrained(source)
         assert has_adapters(model)
         merge_adapters(model)
-        unfinished = output.with_name(f".{output.name}.{os.getpid()}")
-        try:
-            model.save_pretrained(unfinished)
-            LlavitProcessor.from_pretrained(source).save_pretrained(unfinished)
-            os.replace(unfinished, output)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        model.save_pretrained(folder)
+        LlavitProcessor.from_pretrained(source).save_pretrained(folder)
     return output
