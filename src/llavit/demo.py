@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from llavit.peak import peak_memory
 from llavit.progress import progress_bar, quiet_transformers
 from llavit.train.recipe import Recipe, Stage
 
@@ -294,14 +293,12 @@ class _Clock:
     def measure(self, step: str) -> Iterator[None]:
         start = time.monotonic()
         try:
-            yield
+            with peak_memory() as peak:
+                yield
         finally:
             spent = time.monotonic() - start
             self.seconds[step] = round(self.seconds.get(step, 0.0) + spent, 1)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-                2**30 if sys.platform == "darwin" else 2**20
-            )
-            self.peak_gib = max(self.peak_gib, round(peak, 2))
+            self.peak_gib = max(self.peak_gib, round(peak.bytes / 2**30, 2))
             self._save()
 
     def _save(self) -> None:
