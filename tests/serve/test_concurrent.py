@@ -8,7 +8,7 @@ import weakref
 import pytest
 import torch
 
-from llavit import Engine, EngineBusy, EngineClosed
+from llavit import Engine, EngineBusy, EngineClosed, Sampling
 from tests.model.families import tiny
 from tests.serve.parts import engine_of, generated, picture, processor, user
 
@@ -133,6 +133,62 @@ def test_a_request_that_fails_fails_alone():
         # Rows that held NaN are used again.
         again = engine.answer_many([good] * 4, max_new_tokens=20, min_new_tokens=20)
         assert [list(answer.token_ids) for answer in again] == [expected] * 4
+
+
+def test_prompts_that_wait_are_run_together_and_a_new_image_that_they_share_once():
+    with engine_of(options={"max_batch": 8}) as engine:
+        with engine.exclusive():
+            streams = [engine.stream("w5 w6", [picture(number)], **SHORT) for number in range(4)]
+        for stream in streams:
+            stream.result()
+        assert engine.stats().prefills == 1
+        with engine.exclusive():
+            streams = [engine.stream(f"w{number} w6", [picture(9)], **SHORT) for number in range(5, 9)]
+        assert sorted(stream.result().cached_tokens > 0 for stream in streams) == [False, True, True, True]
+        stats = engine.stats()
+        assert (stats.prefills, stats.image_cache_misses, stats.image_cache_hits) == (3, 5, 3)
+
+
+def test_prompts_of_very_different_lengths_are_not_filled_up():
+    with engine_of(options={"max_batch": 8}) as engine:
+        with engine.exclusive():
+            streams = [engine.stream(" ".join(["w5"] * length), **SHORT) for length in (9, 10, 100, 10)]
+        assert [len(stream.result().token_ids) for stream in streams] == [4] * 4
+        assert engine.stats().prefills == 3
+
+
+def test_what_filled_up_a_prompt_of_not_finite_values_is_wiped_with_it():
+    long = [user(" ".join(["w5"] * 30))]
+    with engine_of(options={"max_batch": 2}) as engine:
+        expected = generated(engine.model, engine.processor, long, 12, min_new_tokens=12)
+        with engine.exclusive() as model, torch.no_grad():
+            model.get_input_embeddings().weight[77] = float("nan")
+        with engine.exclusive():
+            streams = [engine.stream(long, **SHORT), engine.stream("w77 " + " ".join(["w5"] * 25), **SHORT)]
+        with pytest.raises(FloatingPointError):
+            streams[1].result()
+        streams[0].result()
+        assert engine.stats().prefills == 1
+        # Both rows again; the second is shorter than what had been written there.
+        short = engine.answer_many([long, "w6"], max_new_tokens=12, min_new_tokens=12)
+        assert list(short[0].token_ids) == expected and len(short[1].token_ids) == 12
+
+
+def test_of_prompts_that_run_together_only_the_one_that_breaks_fails():
+    with engine_of() as engine:
+        expected = engine.answer("w8", [picture(2)], **SHORT).token_ids
+        engine._scheduler.cache.clear()
+        requests = [engine._request("w8", [picture(number)], Sampling(**SHORT), None) for number in (1, 2, 3)]
+        requests[1].prompt.pixels = torch.zeros(1, 5, 12, 12)
+        before = engine.stats().failed
+        with engine.exclusive():
+            for request in requests:
+                engine._scheduler.add(request)
+        with pytest.raises(RuntimeError):
+            requests[1].stream.result(timeout=5)
+        assert [len(requests[number].stream.result().token_ids) for number in (0, 2)] == [4, 4]
+        assert engine.stats().failed == before + 1
+        assert engine.answer("w8", [picture(2)], **SHORT).token_ids == expected
 
 
 def test_what_breaks_a_whole_step_ends_its_requests_and_not_the_engine():

@@ -98,6 +98,7 @@ class EngineStats:
         image_cache_bytes: their size.
         image_cache_limit: greatest size.
         image_cache_evictions: stretches that were dropped for lack of room.
+        prefills: passes over prompts, of one request or of several together.
         steps: decode steps; each gives one token to each running request.
     """
 
@@ -116,6 +117,7 @@ class EngineStats:
     image_cache_bytes: int = 0
     image_cache_limit: int = 0
     image_cache_evictions: int = 0
+    prefills: int = 0
     steps: int = 0
 
 

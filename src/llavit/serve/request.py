@@ -139,6 +139,7 @@ class Request:
     Attributes:
         slot: its row.
         filled: positions of its slot that hold keys and values.
+        touched: positions that its prompt's pass wrote to, with what filled it up.
         cached: of the prompt's tokens, those that came from the image cache.
         pending: the token that has been chosen and not been run yet.
     """
@@ -158,7 +159,7 @@ class Request:
     ):
         self.prompt, self.sampling, self.deadline, self.stream = prompt, sampling, deadline, stream
         self.sampler = Sampler(sampling, prompt.ids, ends, device)
-        self.slot = self.filled = self.cached = 0
+        self.slot = self.filled = self.touched = self.cached = 0
         self.pending = 0
         self._tokenizer, self._ends = tokenizer, ends
         self._text = TextPieces(tokenizer, sampling.stop)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from llavit.model.compat import cache_argument
+from llavit.model.masks import TEXT
 from llavit.serve.slots import SlotCache
 
 LONGEST = 4096
@@ -57,6 +58,7 @@ class Runner:
         self.slots = SlotCache(
             self.text_config, slots=max_batch, length=self.max_length, dtype=model.dtype, device=self.device
         )
+        self._filler = 0 if model.config.image_token_id else 1  # any token of text
         self._columns = torch.arange(self.max_length, device=self.device)
         self._decode_step: DecodeStep = self._decode_eager
 
@@ -84,17 +86,49 @@ class Runner:
         Returns:
             (v,) logits behind the last token.
         """
-        self.slots.prefill_at(slot, past)
-        positions = torch.arange(past, past + len(ids), device=self.device)
+        return self.prefill_rows(slot, [ids], [image_ids], features, past)[0]
+
+    def prefill_rows(
+        self,
+        first: int,
+        ids: Sequence[Sequence[int]],
+        image_ids: Sequence[torch.Tensor],
+        features: torch.Tensor | None = None,
+        past: int = 0,
+    ) -> torch.Tensor:
+        """Run several prompts at once, behind the same number of tokens that their slots hold already.
+
+        Shorter ones are filled up at their end, where nothing of theirs looks; what that leaves in their slots is
+        written over by their answers.
+
+        Args:
+            first: row of the first; the others have the rows after it.
+            ids: the tokens of each; an image is never cut.
+            image_ids: of each, -1 for text, else a number for each image.
+            features: of the images of all, in order.
+            past: how many positions of the slots are filled.
+
+        Returns:
+            (b, v) logits behind the last token of each.
+        """
+        lengths = [len(each) for each in ids]
+        longest = max(lengths)
+        self.slots.prefill_at(first, past)
+        positions = torch.arange(past, past + longest, device=self.device)
         hidden = self.model.model(
-            input_ids=torch.tensor([ids], device=self.device),
-            image_ids=image_ids.to(self.device)[None],
+            input_ids=torch.tensor([[*each, *[self._filler] * (longest - len(each))] for each in ids]).to(
+                self.device
+            ),
+            image_ids=torch.stack(
+                [torch.nn.functional.pad(each, (0, longest - len(each)), value=TEXT) for each in image_ids]
+            ).to(self.device),
             image_features=features,
-            position_ids=positions[None],
+            position_ids=positions.expand(len(ids), -1),
             use_cache=True,
             **cache_argument(self.slots),
         ).last_hidden_state
-        return self.model.lm_head(hidden[0, -1])
+        last = torch.tensor(lengths, device=self.device) - 1
+        return self.model.lm_head(hidden[torch.arange(len(ids), device=self.device), last])
 
     def decode(self, tokens: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
         """Run one token of each of the first b rows.

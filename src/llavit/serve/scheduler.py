@@ -4,7 +4,7 @@ Each round lets new requests in, up to a budget of tokens, so that nobody who ru
 of every running request. A request gives its place up the moment it ends: the last row moves there, so that running
 requests always have the first rows of the slots.
 
-    round:  prefill, prefill, ... (at most `PREFILL_BUDGET` tokens, at least one prompt)  ->  one decode step for all
+    round:  prefill some, prefill some, ... (up to `PREFILL_BUDGET` tokens)  ->  one decode step for all
 
 Only the engine's thread comes here, with the exception of what its docstring calls thread-safe.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
 
 import torch
 
@@ -22,10 +22,13 @@ from llavit.serve.answers import EngineBusy, EngineClosed, EngineStats, FinishRe
 from llavit.serve.image_cache import ImageCache
 from llavit.serve.request import Request
 from llavit.serve.runner import Runner
-from llavit.serve.sampling import choose_tokens
+from llavit.serve.sampling import Choice, choose_tokens
 
 PREFILL_BUDGET = 512
 """Tokens of prompts that are run between two decode steps; a longer prompt runs at once, alone."""
+
+MOST_PADDED = 1.25
+"""Prompts run together as long as filling the shorter ones up takes no more tokens than this many times theirs."""
 
 _COUNTED = (
     "requests",
@@ -37,6 +40,7 @@ _COUNTED = (
     "generated_tokens",
     "image_cache_hits",
     "image_cache_misses",
+    "prefills",
     "steps",
 )
 
@@ -62,7 +66,7 @@ class Scheduler:
         self.taking = True
         self.running: list[Request] = []
         self._waiting: deque[Request] = deque()
-        self._starting: Request | None = None
+        self._starting: list[Request] = []
         self._count: dict[str, int] = dict.fromkeys(_COUNTED, 0)
         self._seconds_per_request, self._busy = 1.0, 0.0
 
@@ -101,7 +105,7 @@ class Scheduler:
         """Return the counters."""
         with self.changed:
             return EngineStats(
-                running=len(self.running) + (self._starting is not None),
+                running=len({*self.running, *self._starting}),
                 waiting=len(self._waiting),
                 image_cache_entries=len(self.cache),
                 image_cache_bytes=self.cache.bytes,
@@ -127,10 +131,12 @@ class Scheduler:
         """End all requests with an error."""
         with self.changed:
             waiting, self._waiting = list(self._waiting), deque()
-        for request in [*self.running, *waiting]:
-            self._count["failed"] += 1
-            request.fail(error)
+        for request in {*self.running, *self._starting, *waiting}:
+            if not request.stream.done:
+                self._count["failed"] += 1
+                request.fail(error)
         self.running.clear()
+        self._starting = []
         self.wake()
 
     def _drop_waiting(self) -> None:
@@ -143,63 +149,114 @@ class Scheduler:
 
     def _admit(self) -> None:
         budget = PREFILL_BUDGET
-        while len(self.running) < self.max_batch and budget > 0:
-            with self.changed:
-                if not self._waiting:
-                    return
-                request = self._starting = self._waiting.popleft()
-            request.slot = len(self.running)
-            try:
-                budget -= self._start(request)
-            except Exception as error:  # whatever it is, it is this request's
-                self._fail(request, error, len(request.prompt.ids))
-            self._starting = None
+        while budget > 0 and (group := self._next_group(budget)):
+            budget -= max(len(each.prompt.ids) - each.cached for each in group) * len(group)
+            self._start(group)
+            self._starting = []
 
-    def _start(self, request: Request) -> int:
-        """Run a prompt and choose the first token; return how many tokens were run."""
-        prompt, length = request.prompt, len(request.prompt.ids)
-        for stretch in self.cache.find(prompt.path, most=length - 1):
-            self.runner.slots.write(request.slot, stretch.start, stretch.kv)
-            request.cached = stretch.end
-        past = request.cached
-        known = sum(end <= past for end in prompt.image_ends)
-        features = None
-        if prompt.pixels is not None and known < len(prompt.pixels):
-            features = self.runner.features(prompt.pixels[known:])
-        logits = self.runner.prefill(request.slot, prompt.ids[past:], prompt.image_ids[past:], features, past)
-        prompt.pixels = None
-        request.filled = length
-        (choice,) = choose_tokens(logits[None], [request.sampler], self.suppressed)
-        if isinstance(choice, Exception):
-            raise choice
-        reason = request.take(choice)
+    def _next_group(self, budget: int) -> list[Request]:
+        """Take from the queue, in its order, prompts that can be run together.
+
+        That is, behind equally many cached tokens, of like lengths, and without a new image in common, which the second
+        finds in the cache if it waits for the first.
+        """
+        group: list[Request] = []
+        images: set[Hashable] = set()
+        padded = total = 0
         with self.changed:
-            self._count["prompt_tokens"] += length
-            self._count["cached_tokens"] += past
-            self._count["image_cache_hits"] += known
-            self._count["image_cache_misses"] += len(prompt.image_ends) - known
-        for end in sorted({*prompt.image_ends, length - 1}):
-            if end > past:
-                self._keep(request, end)
-        self.running.append(request)
-        if reason:
-            self._finish(request, reason)
-        return length - past
+            while self._waiting and len(self.running) + len(group) < self.max_batch:
+                request = self._waiting[0]
+                prompt = request.prompt
+                found = self.cache.find(prompt.path, most=len(prompt.ids) - 1)
+                request.cached = found[-1].end if found else 0
+                new = {prompt.path.tokens[end - 1] for end in prompt.image_ends if end > request.cached}
+                length = len(prompt.ids) - request.cached
+                if group:
+                    longest = max(padded // len(group), length)
+                    fits = longest * (len(group) + 1) <= min(budget, MOST_PADDED * (total + length))
+                    ends = request.cached + longest
+                    if (
+                        not fits
+                        or ends > self.runner.max_length
+                        or request.cached != group[0].cached
+                        or new & images
+                    ):
+                        break
+                    padded = longest * (len(group) + 1)
+                else:
+                    padded = length
+                total += length
+                images |= new
+                request.slot = len(self.running) + len(group)
+                group.append(self._waiting.popleft())
+            self._starting = group
+        return group
+
+    def _start(self, group: list[Request]) -> None:
+        """Run prompts and choose the first token of each; where that fails, find out whose fault it was."""
+        try:
+            choices = choose_tokens(
+                self._prefill(group), [request.sampler for request in group], self.suppressed
+            )
+        except Exception as error:
+            if len(group) == 1:
+                self._fail(group[0], error)
+                return
+            for request in group:
+                request.slot, request.cached = len(self.running), 0
+                self._start([request])
+            return
+        for request, choice in zip(group, choices, strict=True):
+            request.filled = len(request.prompt.ids)
+            self.running.append(request)
+            if not isinstance(choice, Exception):
+                self._count_prompt(request)
+                for end in sorted({*request.prompt.image_ends, request.filled - 1}):
+                    if end > request.cached:
+                        self._keep(request, end)
+            request.prompt.pixels = None
+        self._take(group, choices)
+
+    def _prefill(self, group: list[Request]) -> torch.Tensor:
+        """Run prompts behind what the cache has of them; return the logits behind each."""
+        past = group[0].cached
+        end = max(len(request.prompt.ids) for request in group)
+        pixels = []
+        for request in group:
+            request.touched = end
+            for stretch in self.cache.find(request.prompt.path, most=past):
+                self.runner.slots.write(request.slot, stretch.start, stretch.kv)
+            known = sum(end <= past for end in request.prompt.image_ends)
+            if request.prompt.pixels is not None and known < len(request.prompt.pixels):
+                pixels.append(request.prompt.pixels[known:])
+        with self.changed:
+            self._count["prefills"] += 1
+        return self.runner.prefill_rows(
+            group[0].slot,
+            [request.prompt.ids[past:] for request in group],
+            [request.prompt.image_ids[past:] for request in group],
+            self.runner.features(torch.cat(pixels)) if pixels else None,
+            past,
+        )
 
     def _decode(self) -> None:
         rows = self.running
         try:
             logits = self.runner.decode([row.pending for row in rows], [row.filled for row in rows])
+            choices = choose_tokens(logits, [row.sampler for row in rows], self.suppressed)
         except Exception as error:  # of no row in particular, such as a lack of memory
             for row in list(rows):
-                self._fail(row, error, row.filled + 1)
+                self._fail(row, error)
             return
         self._count["steps"] += 1
-        ended: list[tuple[Request, FinishReason | Exception]] = []
-        for row, choice in zip(
-            rows, choose_tokens(logits, [row.sampler for row in rows], self.suppressed), strict=True
-        ):
+        for row in rows:
             row.filled += 1
+        self._take(rows, choices)
+
+    def _take(self, rows: Sequence[Request], choices: Sequence[Choice | Exception]) -> None:
+        """Give rows their next tokens, and end those that end with them."""
+        ended: list[tuple[Request, FinishReason | Exception]] = []
+        for row, choice in zip(rows, choices, strict=True):
             try:
                 end = choice if isinstance(choice, Exception) else row.take(choice)
             except Exception as error:
@@ -208,7 +265,7 @@ class Scheduler:
                 ended.append((row, end))
         for row, end in ended:
             if isinstance(end, Exception):
-                self._fail(row, end, row.filled)
+                self._fail(row, end)
             else:
                 self._finish(row, end)
 
@@ -219,9 +276,9 @@ class Scheduler:
         self._leave(request)
         self._count_end(request, reason)
 
-    def _fail(self, request: Request, error: BaseException, length: int) -> None:
-        """End a request by an exception; `length` positions of its row may hold anything."""
-        self.runner.slots.clear(request.slot, length)
+    def _fail(self, request: Request, error: BaseException) -> None:
+        """End a request by an exception; what was written into its row may be anything."""
+        self.runner.slots.clear(request.slot, max(request.touched, request.filled + 1))
         if request in self.running:
             self._leave(request)
         with self.changed:
@@ -243,6 +300,14 @@ class Scheduler:
             self.runner.slots.move(last.slot, request.slot, last.filled)
             last.slot = request.slot
             self.running[last.slot] = last
+
+    def _count_prompt(self, request: Request) -> None:
+        known = sum(end <= request.cached for end in request.prompt.image_ends)
+        with self.changed:
+            self._count["prompt_tokens"] += len(request.prompt.ids)
+            self._count["cached_tokens"] += request.cached
+            self._count["image_cache_hits"] += known
+            self._count["image_cache_misses"] += len(request.prompt.image_ends) - known
 
     def _count_end(self, request: Request, reason: FinishReason) -> None:
         answer = request.finish(reason)

@@ -38,7 +38,7 @@ class _SlotLayer(CacheLayerMixin):
         assert keys is not None and values is not None
         if cache.positions is None:
             start, end = cache.past, cache.past + key_states.shape[2]
-            row = slice(cache.first, cache.first + 1)
+            row = slice(cache.first, cache.first + len(key_states))
             keys[row, :, start:end] = key_states
             values[row, :, start:end] = value_states
             return keys[row, :, :end], values[row, :, :end]
@@ -95,7 +95,7 @@ class SlotCache(Cache):
         super().__init__(layers=[_SlotLayer(layer[0], layer[1], self) for layer in self.kv])
 
     def prefill_at(self, slot: int, past: int) -> None:
-        """Let the next forward pass write one row's tokens from position `past` on."""
+        """Let the next forward pass write the tokens of this row and those after it from position `past` on."""
         self.first, self.past, self.positions = slot, past, None
 
     def decode_at(self, positions_b: torch.Tensor, window: int) -> None:
