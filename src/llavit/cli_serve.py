@@ -58,7 +58,7 @@ def serve(
     ] = "",
     dtype: Annotated[Dtype, typer.Option(help="Type of the weights.")] = Dtype.auto,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU if there is one.")] = None,
-    quantize: Annotated[str | None, typer.Option(help="int8, or nothing.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="int8 holds the LLM's weights in int8.")] = None,
     compile_: Annotated[
         Compile, typer.Option("--compile", help="Compile the decode step.", show_choices=True)
     ] = Compile.auto,

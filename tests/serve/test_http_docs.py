@@ -4,11 +4,13 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import httpx
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from llavit.cli import app
 from llavit.serve.http import Settings
@@ -91,6 +93,14 @@ def test_every_option_is_in_the_table_with_its_default():
         default = getattr(option.default, "value", option.default)
         if default not in (None, "", ()) and not callable(default):
             assert told[name] == str(default), name
+
+
+def test_without_the_extra_the_command_names_it(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("llavit.serve.http")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    done = CliRunner().invoke(app, ["serve", "model"])
+    assert done.exit_code == 2 and "pip install 'llavit[serve]'" in done.output
 
 
 def test_every_code_of_an_error_is_in_the_table():

@@ -16,7 +16,7 @@ from llavit.serve.http.access import AccessLog
 from llavit.serve.http.completions import Completions, draining
 from llavit.serve.http.errors import ApiError, install_error_handlers
 from llavit.serve.http.images import ImageLoader
-from llavit.serve.http.limits import CHAT, BodyLimits, KeyCheck, body_of
+from llavit.serve.http.limits import CHAT, Body, BodyLimits, KeyCheck
 from llavit.serve.http.metrics import CONTENT_TYPE, Metrics
 from llavit.serve.http.openapi import CHAT_BODY, CHAT_RESPONSES, describe, errors
 from llavit.serve.http.responses import Health, Model, Models
@@ -70,7 +70,11 @@ def create_app(
         """Answer a conversation; whole, or in chunks by server-sent events (`stream`)."""
         if app.state.draining:
             raise draining()
-        return await completions.answer(request, body_of(request.scope))
+        body: Body = request.scope["llavit.body"]
+        try:
+            return await completions.answer(bytes(body.data))
+        finally:
+            body.release()
 
     @app.get("/v1/models", response_model=Models, responses=errors(401))
     async def models() -> dict[str, Any]:

@@ -14,7 +14,6 @@ from typing import Any
 
 from jinja2 import TemplateError
 from pydantic import ValidationError
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
@@ -65,7 +64,7 @@ class Completions:
         self._preparing.shutdown(wait=False, cancel_futures=True)
         self._reading.shutdown(wait=False, cancel_futures=True)
 
-    async def answer(self, request: Request, body: bytes) -> Response:
+    async def answer(self, body: bytes) -> Response:
         """Return the response to a chat request; it makes the answer when it is sent.
 
         Raises:
@@ -88,7 +87,7 @@ class Completions:
                     files.append((part.image_url.url, param))
         data = [(await self.images.read(url, param), param) for url, param in files]
         stream = await self._in_thread(self._submit, asked, data)
-        return ChatResponse(self, asked, stream)
+        return ChatResponse(self, asked.model_copy(update={"messages": []}), stream)  # its images are large
 
     async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(

@@ -183,6 +183,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     async def told(request: Request, error: ApiError) -> JSONResponse:
+        request.scope["llavit.notes"] = (error.code,)
         return error.response()
 
     @app.exception_handler(HTTPException)

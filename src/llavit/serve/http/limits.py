@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,6 +13,9 @@ from llavit.serve.http.errors import ApiError, retry_after
 from llavit.serve.http.settings import Settings
 
 CHAT = "/v1/chat/completions"
+BODIES = 8
+"""Bodies of the greatest size that may be in memory at the same time, until their images have been read."""
+
 LINGER_BYTES = 64 << 20
 LINGER_SECONDS = 5.0
 """How much of a body that was refused is still taken in, so that its client reads the answer: one that is cut off while
@@ -55,6 +57,28 @@ class KeyCheck:
         return hmac.compare_digest(given, self._digest) and kind.lower() == "bearer"
 
 
+class Body:
+    """The body of a request, as long as it is needed.
+
+    Args:
+        limits: where its bytes are counted.
+    """
+
+    def __init__(self, limits: BodyLimits):
+        self.data = bytearray()
+        self._limits = limits
+
+    def add(self, more: bytes) -> None:
+        """Take what has come."""
+        self.data += more
+        self._limits.held += len(more)
+
+    def release(self) -> None:
+        """Give its memory back."""
+        self._limits.held -= len(self.data)
+        self.data = bytearray()
+
+
 class BodyLimits:
     """Reads the body of a POST whole, within bounds of size and time, and counts the chat requests.
 
@@ -67,31 +91,29 @@ class BodyLimits:
         self.app = app
         self.settings = settings
         self.under_way = 0
+        self.held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with 400, 408, 411, 413, 415 or 429, or pass on."""
         if scope["type"] != "http" or scope["path"] != CHAT or scope["method"] != "POST":
             return await self.app(scope, receive, send)
         if self.under_way >= self.settings.max_requests:
-            error = ApiError(
-                429,
-                f"{self.under_way} requests are under way, as many as may be; try again later",
-                code="server_busy",
-                headers=retry_after(1),
-            )
+            error = _busy(f"{self.under_way} requests are under way, as many as may be")
             return await answer_early(error, scope, receive, send)
         self.under_way += 1
+        body = Body(self)
         try:
             try:
                 self._check_head(Headers(scope=scope))
-                body = await self._body(receive)
+                if not await self._receive(body, receive):
+                    return  # the client went away
             except ApiError as error:
+                body.release()
                 return await answer_early(error, scope, receive, send)
-            if body is None:
-                return  # the client went away
             scope["llavit.body"] = body
             await self.app(scope, receive, send)
         finally:
+            body.release()
             self.under_way -= 1
 
     def _check_head(self, headers: Headers) -> None:
@@ -110,19 +132,20 @@ class BodyLimits:
         if stated.isdecimal() and int(stated[:18]) > self.settings.max_request_bytes:
             raise self._too_large()
 
-    async def _body(self, receive: Receive) -> bytes | None:
-        body = bytearray()
+    async def _receive(self, body: Body, receive: Receive) -> bool:
         try:
             async with asyncio.timeout(self.settings.read_timeout):
                 while True:
                     message = await receive()
                     if message["type"] != "http.request":
-                        return None
-                    body += message.get("body", b"")
-                    if len(body) > self.settings.max_request_bytes:
+                        return False
+                    body.add(message.get("body", b""))
+                    if len(body.data) > self.settings.max_request_bytes:
                         raise self._too_large()
+                    if self.held > BODIES * self.settings.max_request_bytes:
+                        raise _busy("many large requests are being received")
                     if not message.get("more_body", False):
-                        return bytes(body)
+                        return True
         except TimeoutError:
             raise ApiError(
                 408,
@@ -141,9 +164,14 @@ class BodyLimits:
         )
 
 
+def _busy(why: str) -> ApiError:
+    return ApiError(429, f"{why}; try again later", code="server_busy", headers=retry_after(1))
+
+
 async def answer_early(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request whose body has not been read, and take in some of the rest so that the answer arrives."""
     response = error.response()
+    scope["llavit.notes"] = (error.code,)
     await send({"type": "http.response.start", "status": error.status, "headers": response.raw_headers})
     await send({"type": "http.response.body", "body": response.body, "more_body": True})
     if error.status != 408 and "expect" not in Headers(scope=scope):
@@ -162,8 +190,3 @@ async def _take_in(receive: Receive) -> None:
         if message["type"] != "http.request" or not message.get("more_body", False):
             return
         taken += len(message.get("body", b""))
-
-
-def body_of(scope: Any) -> bytes:
-    """Return the body that `BodyLimits` read."""
-    return scope["llavit.body"]

@@ -25,6 +25,9 @@ from llavit.serve.http.settings import Settings
 logger = logging.getLogger("llavit.serve")
 
 MOST_HEADERS = 64 << 10
+KEEP_ALIVE = 30
+"""Seconds that a connection may be idle between two requests."""
+
 LAST_WORDS = 10
 """Seconds for connections to close when all requests have been answered."""
 
@@ -104,6 +107,7 @@ class DrainingServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                timeout_keep_alive=KEEP_ALIVE,
                 timeout_graceful_shutdown=LAST_WORDS,
                 h11_max_incomplete_event_size=MOST_HEADERS,
             )
