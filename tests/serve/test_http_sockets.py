@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -214,8 +215,8 @@ def test_large_bodies_together_have_a_bound(http_engine):
                 taken = connect(server)
                 held.append(taken)
                 taken.sendall(head(large) + b" " * (large - 1))
-            statuses = [read_answer(held[-1])[:12] for _ in range(1)]
-            assert statuses == [b"HTTP/1.1 429"]
+            answered, _, _ = select.select(held, [], [], 20)  # whichever of them came last
+            assert [read_answer(taken)[:12] for taken in answered] == [b"HTTP/1.1 429"]
         finally:
             for taken in held:
                 taken.close()
@@ -226,10 +227,14 @@ def test_large_bodies_together_have_a_bound(http_engine):
 
 
 def test_an_answer_that_takes_too_long_is_cut_and_says_so(http_engine):
-    with running(http_engine, timeout=0.15) as server:
-        answer = httpx.post(f"{server.url}/v1/chat/completions", json=chat("Talk", **LONG), timeout=30)
+    for timeout in (0.1, 0.2, 0.4, 0.8):  # until a token comes within it, on however busy a machine
+        with running(http_engine, timeout=timeout) as server:
+            answer = httpx.post(f"{server.url}/v1/chat/completions", json=chat("Talk", **LONG), timeout=30)
+        assert answer.status_code in (200, 408)
+        if answer.status_code == 200:
+            break
     body = answer.json()
-    assert answer.status_code == 200 and body["timed_out"] and body["choices"][0]["finish_reason"] == "length"
+    assert body["timed_out"] and body["choices"][0]["finish_reason"] == "length"
     assert 0 < body["usage"]["completion_tokens"] < LONG["max_tokens"]
 
 
