@@ -9,6 +9,9 @@
 #            recent enough.
 #   VENV     where the environment goes. Delete that folder to start over, or to change TORCH.
 #   LMMS     where the environment with lmms-eval goes (make test-lmms, make test-slow).
+#   ROWS     what make bench measures (make bench ROWS="decode batch8"); all of its rows by default.
+#   BENCH    options of the benchmark (make bench BENCH=--help lists them).
+#   NANOVLM  folder of a nanoVLM checkout, which make bench then measures too.
 #   TESTS    what pytest runs, with its options (make test TESTS="tests/data -x").
 
 TORCH  ?= torch==2.13.0
@@ -32,10 +35,11 @@ SHORT := awk '/^ *(Downloading|Building|Installing|Successfully)/ { print substr
 # Small matrices and two pytest workers: threads that wait for each other only slow each other down.
 QUIET_THREADS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 
-.PHONY: help demo test test-slow test-extras test-lmms lint clean
+.PHONY: help demo bench test test-slow test-extras test-lmms lint clean
 
 help:
 	@echo "make demo       train a small LLaViT on this machine, out of packaged weights and pictures, and ask it"
+	@echo "make bench      training and answering, how fast, beside transformers' LLaVA: benchmarks/results (15 minutes)"
 	@echo "make test       lint, then all tests but the slow ones (make test TESTS=tests/data: some of them)"
 	@echo "make test-slow  the slow tests, those of make test-extras and make test-lmms among them"
 	@echo "make test-extras  the tests that need Weights & Biases, bitsandbytes (QLoRA) and DeepSpeed"
@@ -47,6 +51,10 @@ help:
 
 demo: $(VENV)/.starter
 	$(BIN)/llavit demo
+
+# Nothing is set here that users would not have: threads and waiting are the libraries' defaults.
+bench: $(VENV)/.starter
+	NANOVLM=$(NANOVLM) $(BIN)/python -m benchmarks.speed $(ROWS) $(BENCH)
 
 test: lint
 	$(QUIET_THREADS) $(BIN)/pytest -n 2 -m "not slow and not extras" $(TESTS)

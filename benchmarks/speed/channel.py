@@ -6,6 +6,7 @@ A side is a function `side(spec, channel)` in one of the modules of `worker.SIDE
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import subprocess
@@ -152,10 +153,8 @@ class Side:
     def close(self) -> None:
         """End the process."""
         if self.connection is not None:
-            try:
+            with contextlib.suppress(OSError):
                 self.connection.send({"do": "stop"})
-            except OSError:
-                pass
             self.connection.close()
         try:
             self.process.wait(15)
@@ -185,7 +184,9 @@ class Side:
         while thread.is_alive():
             thread.join(0.2)
             if self.process.poll() is not None:
-                raise SideFailed(f"{self.name}: its process ended with status {self.process.poll()}{self._tail()}")
+                raise SideFailed(
+                    f"{self.name}: its process ended with status {self.process.poll()}{self._tail()}"
+                )
             if time.monotonic() > end:
                 raise SideTooSlow(f"{self.name}: did not start within {limit:.0f} seconds{self._tail()}")
         return found[0]

@@ -64,7 +64,9 @@ class Bench:
     def limits(self, stack: ExitStack) -> Side:
         """Start the side that measures what the machine can do."""
         seconds = 0.05 if self.settings.quick else 0.5
-        side = stack.enter_context(self.side("limits", "limits", {"seconds": seconds, "quick": self.settings.quick}))
+        side = stack.enter_context(
+            self.side("limits", "limits", {"seconds": seconds, "quick": self.settings.quick})
+        )
         side.wait_ready(120)
         return side
 
@@ -155,14 +157,18 @@ def warm(bench: Bench, side: Side, limit: float = 900) -> None:
         side.ask("steps", count=1, limit=limit)
 
 
-def best_peer(bench: Bench, stack: ExitStack, name: str, spec: dict[str, Any]) -> tuple[Side, list[dict[str, Any]]]:
+def best_peer(
+    bench: Bench, stack: ExitStack, name: str, spec: dict[str, Any]
+) -> tuple[Side, list[dict[str, Any]]]:
     """Try the ways in which a good user would run the peer, give the fastest, and what each took."""
     ways: list[tuple[str, dict[str, Any]]] = [("plain", {})]
     if spec["stage"] == "pretrain":
         ways.append(("frozen LLM in bfloat16", {"frozen_bf16": True}))
     if bench.settings.compile_peer:
         last = ways[-1][1]
-        ways.append(("torch_compile" + (", frozen LLM in bfloat16" if last else ""), {**last, "compile": True}))
+        ways.append(
+            ("torch_compile" + (", frozen LLM in bfloat16" if last else ""), {**last, "compile": True})
+        )
     tried: list[dict[str, Any]] = []
     best: tuple[float, Side] | None = None
     for index, (way, extra) in enumerate(ways):
@@ -199,7 +205,7 @@ def answering(bench: Bench, size_index: int) -> dict[str, Any]:
     size = parts.image_sizes[size_index]
     bench.tell("building models")
     folders = save_models(parts, size, settings.folder)
-    base = {"data": parts.instruct, "quick": settings.quick, "rounds": settings.pairs + 1}
+    base = {"data": parts.instruct, "quick": settings.quick}
     with ExitStack() as stack:
         limits = bench.limits(stack)
         running: dict[str, Side] = {}
@@ -216,7 +222,7 @@ def answering(bench: Bench, size_index: int) -> dict[str, Any]:
             side = bench.side(f"answer-{size}-{label}", module, spec)
             try:
                 side.wait_ready(600)
-                for what in MEASUREMENTS:
+                for what in measured(label):
                     side.ask(what, round=0, limit=600)
             except SideFailed as error:
                 side.close()
@@ -226,19 +232,16 @@ def answering(bench: Bench, size_index: int) -> dict[str, Any]:
                 continue
             stack.callback(side.close)
             running[label] = side
-        answers: dict[str, dict[str, list[Any]]] = {
-            label: {what: [] for what in MEASUREMENTS} for label in running
-        }
+        answers: dict[str, dict[str, list[Any]]] = {label: {} for label in running}
         bandwidths = []
         for what in MEASUREMENTS:
             for number in range(settings.pairs):
                 if what == "decode":
                     bandwidths.append(limits.ask("read")["bytes_per_second"])
                 for label, side in running.items():
-                    if label == "ours_int8" and what != "decode":
-                        continue
-                    bench.tell(f"answer-{size}: {what}, {label}, {number + 1} of {settings.pairs}")
-                    answers[label][what].append(side.ask(what, round=number + 1))
+                    if what in measured(label):
+                        bench.tell(f"answer-{size}: {what}, {label}, {number + 1} of {settings.pairs}")
+                        answers[label].setdefault(what, []).append(side.ask(what, round=number + 1))
         facts = {label: side.facts for label, side in running.items()}
     return {
         "image_size": size,
@@ -251,6 +254,13 @@ def answering(bench: Bench, size_index: int) -> dict[str, Any]:
 
 MEASUREMENTS = ("first", "decode", "batch8", "concurrent8")
 """What an answering side is told to do. `first` is a first question and a second one on the same image."""
+
+
+def measured(label: str) -> tuple[str, ...]:
+    """Say what is measured of an answering side."""
+    if label == "ours_int8":
+        return ("decode",)
+    return MEASUREMENTS if label == "ours" else MEASUREMENTS[:-1]
 
 
 def two_processes(bench: Bench) -> dict[str, Any]:
@@ -277,7 +287,9 @@ def two_processes(bench: Bench) -> dict[str, Any]:
         one = stack.enter_context(bench.side("one-process", "train_ours", spec, threads=2))
         warm(bench, one)
         options = {"threads": 1, "processes": 2, "environment": {"GLOO_SOCKET_IFNAME": "lo"}}
-        two = stack.enter_context(bench.side("two-processes", "train_ours", {**spec, "processes": 2}, **options))
+        two = stack.enter_context(
+            bench.side("two-processes", "train_ours", {**spec, "processes": 2}, **options)
+        )
         warm(bench, two)
         for number in range(settings.pairs):
             for label, side in (("two", two), ("one", one)):

@@ -96,7 +96,9 @@ def save_models(parts: Parts, image_size: int, folder: Path) -> dict[str, str]:
     from llavit.model.build import __file__ as code
 
     sources = sorted(Path(code).parent.glob("*.py"))
-    text = json.dumps(asdict(parts)) + "".join(path.read_text(encoding="utf-8") for path in [*sources, Path(__file__)])
+    text = json.dumps(asdict(parts)) + "".join(
+        path.read_text(encoding="utf-8") for path in [*sources, Path(__file__)]
+    )
     folder = folder / f"models-{image_size}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     folders = {name: str(folder / name) for name in ("llavit", "llava")}
     if (folder / "complete").exists():

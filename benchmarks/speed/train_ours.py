@@ -6,6 +6,7 @@ the trainer waits to be told to go on; and the run ends in the middle.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -104,7 +105,5 @@ def side(spec: dict[str, Any], channel: Channel) -> None:
             "threads": torch.get_num_threads(),
         }
         run.LlavitTrainer = Paced  # type: ignore[misc]
-        try:
+        with contextlib.suppress(Finished):
             run.train(recipe, output=f"{folder}/run", progress=False)
-        except Finished:
-            pass

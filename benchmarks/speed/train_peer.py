@@ -1,12 +1,13 @@
 """A side that trains transformers' LLaVA with transformers' Trainer, as a good user would.
 
-LlavaForConditionalGeneration with sdpa attention, bf16 autocast, AdamW and clipping as Trainer has them by default, the
-vision tower frozen, batches of like length padded to the longest, labels on the assistant's words. It gets a head start:
-its text is tokenised beforehand.
+LlavaForConditionalGeneration with sdpa attention, bf16 autocast, AdamW and clipping as Trainer has them by default,
+the vision tower frozen, batches of like length padded to the longest, labels on the assistant's words. It gets a head
+start: its text is tokenised beforehand.
 """
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from typing import Any
 
@@ -53,7 +54,9 @@ class Padded:
         }
         pictures = [load_image(image, "sample") for sample in samples for image in sample["images"]]
         if pictures:
-            batch["pixel_values"] = self.processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
+            batch["pixel_values"] = self.processor.image_processor(pictures, return_tensors="pt")[
+                "pixel_values"
+            ]
         return batch
 
 
@@ -109,7 +112,5 @@ def side(spec: dict[str, Any], channel: Channel) -> None:
         }
         pace = Pace(channel, facts)
         trainer = Trainer(model, args, data_collator=Padded(processor), train_dataset=data, callbacks=[pace])
-        try:
+        with contextlib.suppress(Finished):
             trainer.train()
-        except Finished:
-            pass

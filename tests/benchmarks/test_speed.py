@@ -1,0 +1,192 @@
+"""make bench: a quick run with a tiny model, what it writes, and the table in docs/."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from benchmarks.speed import report
+from benchmarks.speed.__main__ import GROUPS, run
+from benchmarks.speed.channel import SideFailed
+from benchmarks.speed.groups import Bench, Settings
+from benchmarks.speed.limits import read_bytes_per_second
+from benchmarks.speed.material import Batches, Parts, Step, build, useful_flops
+from benchmarks.speed.rows import ROWS, chosen, fit
+
+ISSUE = (
+    "instruct_step pretrain_step llavit_over_llava mfu peak_memory first_answer next_answer decode decode_bandwidth "
+    "batch8 scaling two_processes"
+)
+
+
+@pytest.fixture(scope="module")
+def parts(tiny, tmp_path_factory):
+    """The tiny model's parts; its records with a picture, as some with two questions."""
+    rows = [row for row in json.loads(tiny.data.read_text()) if "image" in row]
+    data = tiny.data.with_name("two-turns.json")
+    data.write_text(json.dumps([_two_turns(row) for row in rows]))
+    return Parts(str(tiny.vision), str(tiny.llm), (1, 2), (16,), str(data), str(data))
+
+
+def _two_turns(row):
+    first, answer = row["conversations"]
+    return {**row, "conversations": [first, answer, {"from": "human", "value": "And why?"}, answer]}
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(
+        folder=tmp_path / "work",
+        pairs=1,
+        warm_up=1,
+        threads=1,
+        batch=4,
+        overrides=("compile=never",),
+        compile_peer=0,
+        quick=True,
+    )
+
+
+def test_a_quick_run_trains_and_answers_on_all_sides_and_writes_everything_down(parts, settings, tmp_path):
+    results, doc = tmp_path / "results", tmp_path / "speed.md"
+    rows = [row for row in ROWS if row.group in ("instruct", "answer", "scaling")]
+    run(rows, settings, parts, Console(quiet=True), results)
+
+    entries, details = report.read(results)
+    assert list(json.loads((results / "latest.json").read_text())[0]) == [
+        "name", "value", "bar", "holds", "ours", "peer", "unit",
+    ]  # fmt: skip
+    left_out = {"instruct_step_nanovlm", "decode_int8"}
+    assert set(entries) | left_out >= {row.name for row in rows} - {"scaling"}  # too few tokens for a fit
+    raw = details["groups"]["instruct"]["raw"]["answers"]
+    assert [answer["first_step"] for side in raw.values() for answer in side] == [1, 1, 1]  # warm-up left out
+    ours, peer = (raw[side][0] for side in ("ours", "peer"))
+    assert ours["step"] == peer["step"]
+    assert entries["instruct_step"]["value"] == pytest.approx(peer["seconds"] / ours["seconds"], rel=1e-3)
+    assert entries["instruct_step"]["holds"] == (entries["instruct_step"]["value"] >= 2)
+    assert entries["peak_memory"]["ours"] > 0 and entries["decode"]["peer"] > 0
+    prompts = [
+        details["groups"]["answer"]["raw"]["answers"][side]["first"][0]["prompt_tokens"]
+        for side in ("ours", "peer")
+    ]
+    assert prompts[0] == prompts[1]
+    assert details["groups"]["instruct"]["made"]["environment"]["torch"]
+
+    report.document(results, doc)
+    assert report.between_marks(doc) == report.table(results) == (results / "latest.md").read_text()
+    report.picture(results)
+    assert (results / "latest.png").stat().st_size > 10_000
+
+
+def test_rows_have_the_names_of_the_table_and_each_group_is_measured():
+    names = [row.name for row in ROWS]
+    assert set(ISSUE.split()) <= set(names) and len(names) == len(set(names))
+    assert {row.group for row in ROWS} == set(GROUPS)
+    with pytest.raises(ValueError, match="unknown row 'decoed'; there are instruct_step"):
+        chosen(["decoed"])
+
+
+def test_what_an_interrupted_run_has_finished_is_not_measured_again(settings, parts, tmp_path, monkeypatch):
+    measured = []
+
+    def group(name, fails):
+        def measure(bench):
+            measured.append(name)
+            if fails and len(measured) < 3:
+                raise KeyboardInterrupt
+            return {"points": []}
+
+        return measure
+
+    monkeypatch.setitem(GROUPS, "scaling", group("scaling", False))
+    monkeypatch.setitem(GROUPS, "two_processes", group("two_processes", True))
+    rows = [replace(row, figure=lambda raw: None) for row in chosen(["scaling", "two_processes"])]
+    for again in (False, False):
+        try:
+            run(rows, settings, parts, Console(quiet=True), tmp_path, again=again)
+        except KeyboardInterrupt:
+            continue
+    assert measured == ["scaling", "two_processes", "two_processes"]
+
+
+def test_a_side_that_fails_says_why(parts, settings):
+    bench = Bench(settings, parts, lambda text: None)
+    with bench.side("broken", "train_nano", {"tower": "nowhere", "llm": "nowhere", "layers": [1]}) as side:
+        with pytest.raises(SideFailed, match="broken: "):
+            side.wait_ready(60)
+
+
+def test_steps_hold_what_their_samples_hold(parts):
+    processor = build(parts, 16, llava=False).processor
+    batches = Batches(parts, processor, "instruct", 4)
+    step, sizes = batches.step(0), [len(batches.samples[index]["input_ids"]) for index in batches.order[:4]]
+    assert step.samples == 4 and step.visual_tokens == 16 and step.text_tokens == sum(sizes) - 16
+    assert step.attended_causally == sum(n * (n + 1) // 2 for n in sizes)
+    assert step.attended - step.attended_causally == 4 * 6  # 4 visual tokens an image: 6 pairs see forward
+    assert batches.step(len(batches.order) // 4) == step
+
+
+def test_useful_flops_are_those_of_a_step_without_padding_or_masked_attention(parts):
+    """Against torch's own counter on one sample whose attention is a matrix product of its full square."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from llavit.train.parts import freeze
+
+    model, processor = build(parts, 16, llava=False)
+    rates = {"vision_tower": 0.0, "projector": 1e-3, "visual_qkv": 1e-3, "llm": 1e-3}
+    model.float().train().set_attn_implementation({"text_config": "eager"})
+    freeze(model, rates)
+    sample = Batches(parts, processor, "instruct", 1).samples[0]
+    length, visual = len(sample["input_ids"]), 4
+    features = torch.randn(1, visual, model.model.multi_modal_projector.linear_1.in_features)
+    inputs = {key: sample[key][None] for key in ("input_ids", "labels", "image_ids")}
+    with FlopCounterMode(display=False) as counter:
+        model(**inputs, image_features=features, supervised_logits_only=True, use_cache=False).loss.backward()
+    supervised = int((sample["labels"][1:] != -100).sum())
+    step = Step(1, length - visual, visual, supervised, length**2, length**2)
+    assert useful_flops(model.config, rates, step) == pytest.approx(counter.get_total_flops(), rel=0.02)
+    causal = replace(step, attended=length * (length + 1) // 2)
+    assert useful_flops(model.config, rates, causal) < useful_flops(model.config, rates, step)
+
+
+def test_growth_is_fitted_where_attention_does_not_dominate():
+    def point(tokens, seconds, share=0.1, axis="visual tokens"):
+        return {"axis": axis, "tokens": tokens, "seconds": seconds, "attention_share": share}
+
+    points = [point(10, 9), point(1000, 1), point(2000, 2), point(4000, 4), point(8000, 99, share=0.6)]
+    assert fit(points)["all"] == pytest.approx(1)
+    assert fit([*points, point(1000, 1, axis="b"), point(2000, 4, axis="b")])["b"] == pytest.approx(2)
+
+
+def test_reading_is_measured_by_the_bytes_that_are_there():
+    for way, rate in read_bytes_per_second(0.01, size=2**24).items():
+        assert 1e7 < rate < 1e13 and math.isfinite(rate), way
+
+
+@pytest.mark.slow
+def test_two_processes_and_one_take_the_same_steps(parts, settings):
+    from benchmarks.speed.groups import two_processes
+
+    raw = two_processes(Bench(settings, parts, lambda text: None))
+    assert [raw["answers"][side][0]["step"] for side in ("one", "two")] == [
+        raw["answers"]["one"][0]["step"]
+    ] * 2
+
+
+def test_the_table_in_docs_is_that_of_the_result_file():
+    assert report.between_marks() == report.table()
+
+
+def test_every_result_has_its_details_and_its_ratio_and_bar_agree():
+    entries, details = report.read()
+    assert (report.RESULTS / "latest.png").exists()
+    for row in ROWS:
+        if row.name in entries:
+            entry = entries[row.name]
+            assert entry["holds"] == row.holds(entry["value"]) and entry["bar"] == row.bar
+            assert details["rows"][row.name]["measured"]
+            assert row.name == "peak_memory" or len(details["rows"][row.name]["pairs"]) != 1
