@@ -18,7 +18,7 @@ from benchmarks.speed.asking import Question, Questions, facts_of, sizes
 from benchmarks.speed.channel import Channel
 from benchmarks.speed.limits import device
 from benchmarks.speed.pace import peak_bytes, synchronise
-from llavit.train.precision import resolve_dtype
+from llavit.precision import resolve_dtype
 
 
 class Times(BaseStreamer):

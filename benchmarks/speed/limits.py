@@ -81,7 +81,7 @@ def side(spec: dict[str, Any], channel: Channel) -> None:
         spec: seconds, of each measurement; quick: smaller matrices and less memory.
         channel: to the harness.
     """
-    from llavit.train.precision import resolve_dtype
+    from llavit.precision import resolve_dtype
 
     dtype = resolve_dtype("auto")[0]
     sizes = SIDES_OF_SQUARES[:1] if spec["quick"] else SIDES_OF_SQUARES

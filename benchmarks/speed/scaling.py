@@ -17,10 +17,10 @@ from benchmarks.speed.limits import device
 from benchmarks.speed.material import Parts, build
 from benchmarks.speed.pace import synchronise
 from llavit.data import Collator
+from llavit.precision import resolve_attention, resolve_dtype
 from llavit.train.compiling import compile_layers
 from llavit.train.flops import matmul_sizes
 from llavit.train.parts import freeze, optimizer_groups
-from llavit.train.precision import resolve_attention, resolve_dtype
 
 PROMPT, ANSWER = 32, 16
 RATES = {"vision_tower": 0.0, "projector": 2e-5, "visual_qkv": 2e-5, "llm": 2e-5}

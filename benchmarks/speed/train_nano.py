@@ -21,7 +21,7 @@ from benchmarks.speed.limits import device
 from benchmarks.speed.material import Parts, build
 from benchmarks.speed.pace import peak_bytes, reset_peak, resident_bytes, synchronise
 from llavit.model.images import load_image
-from llavit.train.precision import resolve_dtype
+from llavit.precision import resolve_dtype
 
 
 def side(spec: dict[str, Any], channel: Channel) -> None:

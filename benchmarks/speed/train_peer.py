@@ -19,7 +19,7 @@ from benchmarks.speed.channel import Channel
 from benchmarks.speed.material import Parts, as_transformers_llava, build
 from benchmarks.speed.pace import Finished, Pace, resident_bytes
 from llavit.model.images import load_image
-from llavit.train.precision import resolve_dtype
+from llavit.precision import resolve_dtype
 
 STEPS = 10_000
 

@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -115,9 +114,9 @@ def test_what_an_interrupted_run_has_finished_is_not_measured_again(settings, pa
 
 def test_a_side_that_fails_says_why(parts, settings):
     bench = Bench(settings, parts, lambda text: None)
-    with bench.side("broken", "train_nano", {"tower": "nowhere", "llm": "nowhere", "layers": [1]}) as side:
-        with pytest.raises(SideFailed, match="broken: "):
-            side.wait_ready(60)
+    nowhere = {"tower": "nowhere", "llm": "nowhere", "layers": [1], "image_size": 16}
+    with bench.side("broken", "train_peer", nowhere) as side, pytest.raises(SideFailed, match="nowhere"):
+        side.wait_ready(60)
 
 
 def test_steps_hold_what_their_samples_hold(parts):
