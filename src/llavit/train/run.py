@@ -22,7 +22,7 @@ from llavit.progress import quiet_transformers
 from llavit.train.compiling import compile_layers
 from llavit.train.distributed import check_launcher, forget_deepspeed, is_first_process
 from llavit.train.features import prepare_features
-from llavit.train.freeing import free_memory
+from llavit.train.freeing import TrimHeap, free_memory
 from llavit.train.logs import TensorBoardLog, WandbLog
 from llavit.train.lora import adapt, hold_frozen, move_base
 from llavit.train.parts import freeze, parts_table
@@ -176,7 +176,7 @@ def _run_stage(
         data,
         Collator(processor.tokenizer.pad_token_id, pack_length=stage.pack_length),
         skip_log,
-        callbacks=[*logs, stop],
+        callbacks=[*logs, TrimHeap(), stop],
         fsdp2=recipe.parallel == "fsdp2",
         peak_tflops=peak_tflops(recipe.peak_tflops, args.device, dtype),
     )
