@@ -109,6 +109,8 @@ def test_a_full_queue_says_when_to_come_again():
             with pytest.raises(EngineBusy, match="2 requests wait") as caught:
                 engine.submit("w7")
             assert caught.value.retry_after > 0
+            with pytest.raises(EngineBusy):  # before anything is read
+                engine.submit("w7", ["no such image.png"])
         assert [len(stream.result().token_ids) for stream in streams] == [4, 4]
         # More than the queue holds may be asked at once all the same: they are queued as room comes.
         assert len(engine.answer_many(["w5"] * 9, **SHORT)) == 9

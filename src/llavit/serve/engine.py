@@ -221,6 +221,7 @@ class Engine:
         timeout: float | None = None,
     ) -> Stream:
         """Ask with ready-made options; see `answer`. Safe to call from any thread."""
+        self._scheduler.refuse()  # before the work of reading images
         request = self._request(messages, images, sampling or Sampling(), timeout)
         self._scheduler.add(request)
         return request.stream
@@ -231,7 +232,9 @@ class Engine:
 
     @contextmanager
     def exclusive(self) -> Iterator[Any]:
-        """Borrow the model: the step under way ends, and no other begins before the block does.
+        """Borrow the model: the step under way ends, and no other begins before the block has ended.
+
+        Requests may be made in the block, but no answer comes before its end: do not wait for one.
 
         Example:
             with engine.exclusive() as model:

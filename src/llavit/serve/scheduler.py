@@ -72,6 +72,14 @@ class Scheduler:
 
     # Thread-safe
 
+    def refuse(self) -> None:
+        """Raise what `add` would raise now."""
+        with self.changed:
+            if not self.taking:
+                raise EngineClosed("the engine takes no more requests: it is draining or closed")
+            if len(self._waiting) >= self.max_queue:
+                raise EngineBusy(len(self._waiting), self._seconds_per_request)
+
     def add(self, request: Request) -> None:
         """Queue a request.
 
@@ -80,10 +88,7 @@ class Scheduler:
             EngineBusy: the queue is full.
         """
         with self.changed:
-            if not self.taking:
-                raise EngineClosed("the engine takes no more requests: it is draining or closed")
-            if len(self._waiting) >= self.max_queue:
-                raise EngineBusy(len(self._waiting), self._seconds_per_request)
+            self.refuse()
             self._waiting.append(request)
             self._count["requests"] += 1
             self.changed.notify_all()
