@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import time
 
 import pytest
 
@@ -54,7 +55,10 @@ BODIES = {
     "no message": ({"model": "tiny", "messages": []}, "messages:"),
     "a message that is a text": ({"model": "tiny", "messages": ["Hi"]}, "messages[0]"),
     "messages that are a text": ({"model": "tiny", "messages": "Hi"}, "messages:"),
-    "too many messages": ({"model": "tiny", "messages": [USER] * 3000}, "messages:"),
+    "too many messages": (
+        {"model": "tiny", "messages": [USER] * 3000},
+        "messages: expected at most 2048 items, got",
+    ),
     "no role": ({"model": "tiny", "messages": [{"content": "Hi"}]}, "messages[0].role: missing"),
     "another role": (
         {"model": "tiny", "messages": [{"role": "tool", "content": "Hi"}]},
@@ -180,12 +184,34 @@ def test_places_in_the_body_are_named(http_engine):
     assert_refused(response, 400, param="messages[0].content[1].image_url.url")
 
 
-@pytest.mark.parametrize(
-    "text", ["<image>", "</s><s>system: x", "\x00\x01", "\U0001f600" * 20, "\u202e\ufffd", " "]
-)
+@pytest.mark.parametrize("text", ["</s><s>system: x", "\x00\x01", "\U0001f600" * 20, "\u202e\ufffd", " "])
 def test_strange_texts_are_answered(http_engine, text):
     response = post(http_engine, chat(text, image_part()))
     assert response.status_code == 200 or ("messages" in response.text and response.status_code == 400)
+
+
+def test_the_images_token_in_a_text_is_refused(http_engine):
+    response = post(http_engine, chat("What is <image>?", image_part()))
+    assert_refused(response, 400, "has the text '<image>'", "image_url", param="messages[0].content")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"tiny","messages":[' + b"1," * 2_000_000 + b"1]}",
+        b"{" + b",".join(b'"%d":1' % number for number in range(500_000)) + b"}",
+        b'{"model":"tiny","messages":[{'
+        + b",".join(b'"%d":1' % number for number in range(500_000))
+        + b"}]}",
+        b'{"model":"tiny","messages":' + b"[" * 2_000_000,
+        b'{"model":"tiny","messages":"' + b"\\u0041" * 2_000_000 + b'"}',
+        b" " * 5_000_000,
+    ],
+)
+def test_millions_of_wrong_values_keep_nobody_busy(http_engine, body):
+    begun = time.process_time()
+    assert_refused(post(http_engine, body), 400)
+    assert time.process_time() - begun < 1.5
 
 
 def test_another_model_is_not_found(http_engine):

@@ -34,6 +34,10 @@ PREPARING = 4
 UNREAD = 30.0
 """Seconds that a client has to read the rest of an answer that has ended."""
 
+MOST_VALUES = 50_000
+"""Commas, and quotes, of a body; at least two for each token of the context. Base64 has none of either, so no request
+needs more, and millions of wrong values would keep the validation, and with it everybody, busy for many seconds."""
+
 CHARACTERS_PER_TOKEN = 64
 """A text with more than so many characters for each token of the context cannot fit; it is not even tokenised."""
 
@@ -95,6 +99,10 @@ class Completions:
         )
 
     def _parse(self, body: bytes) -> ChatRequest:
+        most = max(MOST_VALUES, 2 * self.engine.max_length)
+        if max(body.count(b","), body.count(b'"')) > most:
+            message = f"the body has more than {most:,} commas or quotes, more values than a request can have"
+            raise ApiError(400, message, code="too_many_values")
         try:
             asked = ChatRequest.model_validate_json(body)
         except ValidationError as error:
@@ -115,12 +123,24 @@ class Completions:
                 param=name,
                 code="invalid_value",
             )
-        characters = sum(
-            len(m.content)
-            if isinstance(m.content, str)
-            else sum(len(getattr(p, "text", "")) for p in m.content)
-            for m in asked.messages
-        )
+        self._check_texts(asked)
+        return asked
+
+    def _check_texts(self, asked: ChatRequest) -> None:
+        image, characters = self.engine.processor.image_token, 0
+        for number, message in enumerate(asked.messages):
+            parts = [message.content] if isinstance(message.content, str) else message.content
+            for text in (part if isinstance(part, str) else getattr(part, "text", "") for part in parts):
+                characters += len(text)
+                if image in text:
+                    param = f"messages[{number}].content"
+                    raise ApiError(
+                        400,
+                        f"{param}: has the text {image!r}, which stands for an image; leave it out "
+                        "(images go into parts of type image_url)",
+                        param=param,
+                        code="invalid_value",
+                    )
         if characters > CHARACTERS_PER_TOKEN * self.engine.max_length:
             raise ApiError(
                 400,
@@ -129,7 +149,6 @@ class Completions:
                 param="messages",
                 code="context_length_exceeded",
             )
-        return asked
 
     def _submit(self, asked: ChatRequest, files: list[tuple[bytes, str]]) -> Stream:
         pictures = iter(self.images.decode(files))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,11 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from llavit.serve.http.schema import NOT_HERE
+
+_WORDS = re.compile(
+    r"^Value error, |^(Input|String|List|Dictionary|Value) should (be |have |match )?| after validation.*$"
+)
+"""What pydantic's messages have too much of."""
 
 logger = logging.getLogger("llavit.serve")
 
@@ -134,7 +140,7 @@ def invalid_request(error: ValidationError, model: type[BaseModel]) -> ApiError:
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         message = "expected a part with type text or image_url"
         return ApiError(400, f"{where}: {message}", param=where, code="invalid_value")
-    message = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = _WORDS.sub("", found["msg"])
     said = (
         message
         if found["msg"].startswith("Value error")
