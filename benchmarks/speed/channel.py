@@ -79,6 +79,10 @@ class Side:
         log: file that takes what it prints.
         environment: variables for it.
 
+    Attributes:
+        facts: what it said about itself when it was ready.
+        last: its last answer.
+
     Raises:
         SideFailed: from any method: the process ended or reported an error.
 
@@ -132,6 +136,7 @@ class Side:
             )
         self.connection: Connection | None = None
         self.facts: dict[str, Any] = {}
+        self.last: dict[str, Any] = {}
 
     def wait_ready(self, limit: float) -> dict[str, Any]:
         """Wait until the side is loaded; give what it says about itself."""
@@ -148,7 +153,8 @@ class Side:
         """
         assert self.connection is not None, "wait_ready first"
         self.connection.send({"do": do, **arguments})
-        return self._answer(limit)
+        self.last = self._answer(limit)
+        return self.last
 
     def close(self) -> None:
         """End the process."""

@@ -74,6 +74,8 @@ class Bench:
 def training(bench: Bench, stage: str, size_index: int) -> dict[str, Any]:
     """Train LLaViT, LLaVA (both ours) and transformers' LLaVA on the same samples, a step each in turn.
 
+    In pre-training LLaVA of ours is left out.
+
     Returns:
         for each side the answers to its pieces; the matmul peaks measured between them; what was in each step.
     """
@@ -105,11 +107,12 @@ def training(bench: Bench, stage: str, size_index: int) -> dict[str, Any]:
     }
     with ExitStack() as stack:
         limits = bench.limits(stack)
-        sides = {"ours": ("train_ours", {**ours, "switches": True})}
-        sides["ours_llava"] = ("train_ours", {**ours, "switches": False})
+        sides = {"ours": {**ours, "switches": True}}
+        if stage == "instruct":  # in pre-training LLaVA trains less, and there would be nothing to compare
+            sides["ours_llava"] = {**ours, "switches": False}
         running = {}
-        for label, (module, spec) in sides.items():
-            running[label] = stack.enter_context(bench.side(f"{name}-{label}", module, spec))
+        for label, spec in sides.items():
+            running[label] = stack.enter_context(bench.side(f"{name}-{label}", "train_ours", spec))
             warm(bench, running[label])
         peer, tried = best_peer(bench, stack, name, {**base, "samples": str(samples)})
         running["peer"] = peer
@@ -118,11 +121,12 @@ def training(bench: Bench, stage: str, size_index: int) -> dict[str, Any]:
             spec = {**base, "samples": str(samples), "checkout": settings.nano}
             try:
                 side = stack.enter_context(bench.side(f"{name}-nanovlm", "train_nano", spec))
-                warm(bench, side)
+                warm(bench, side, steps=1)
                 running["nano"] = side
                 nano = {}
             except SideFailed as error:
                 nano = {"left out": str(error)}
+        align(list(running.values()))
         answers: dict[str, list[dict[str, Any]]] = {label: [] for label in running}
         peaks = []
         for number in range(settings.pairs):
@@ -150,11 +154,19 @@ def training(bench: Bench, stage: str, size_index: int) -> dict[str, Any]:
     }
 
 
-def warm(bench: Bench, side: Side, limit: float = 900) -> None:
+def warm(bench: Bench, side: Side, limit: float = 900, steps: int | None = None) -> None:
     """Wait for a training side and let it take its first steps: what is compiled is compiled now."""
     side.wait_ready(limit)
-    for _ in range(bench.settings.warm_up):
+    for _ in range(bench.settings.warm_up if steps is None else steps):
         side.ask("steps", count=1, limit=limit)
+
+
+def align(sides: list[Side]) -> None:
+    """Let sides that have taken fewer steps catch up, so that all are to train on the same samples from now on."""
+    done = [side.last["first_step"] + side.last["steps"] for side in sides]
+    for side, steps in zip(sides, done, strict=True):
+        if steps < max(done):
+            side.ask("steps", count=max(done) - steps)
 
 
 def best_peer(
@@ -175,7 +187,7 @@ def best_peer(
         limit = bench.settings.compile_peer if extra.get("compile") else 900
         side = bench.side(f"{name}-peer-{index}", "train_peer", {**spec, **extra})
         try:
-            warm(bench, side, limit)
+            warm(bench, side, limit, steps=None if extra.get("compile") else 1)
             seconds = [side.ask("steps", count=1)["seconds"] for _ in range(2)]
         except SideFailed as error:
             side.close()
@@ -291,6 +303,7 @@ def two_processes(bench: Bench) -> dict[str, Any]:
             bench.side("two-processes", "train_ours", {**spec, "processes": 2}, **options)
         )
         warm(bench, two)
+        align([one, two])
         for number in range(settings.pairs):
             for label, side in (("two", two), ("one", one)):
                 bench.tell(f"two_processes: {label}, {number + 1} of {settings.pairs}")

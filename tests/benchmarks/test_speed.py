@@ -62,7 +62,8 @@ def test_a_quick_run_trains_and_answers_on_all_sides_and_writes_everything_down(
     left_out = {"instruct_step_nanovlm", "decode_int8"}
     assert set(entries) | left_out >= {row.name for row in rows} - {"scaling"}  # too few tokens for a fit
     raw = details["groups"]["instruct"]["raw"]["answers"]
-    assert [answer["first_step"] for side in raw.values() for answer in side] == [1, 1, 1]  # warm-up left out
+    # Warm-up is left out: a step, and for the peer two more, which showed how fast it is; the others have caught up.
+    assert {label: side[0]["first_step"] for label, side in raw.items()} == dict.fromkeys(raw, 3)
     ours, peer = (raw[side][0] for side in ("ours", "peer"))
     assert ours["step"] == peer["step"]
     assert entries["instruct_step"]["value"] == pytest.approx(peer["seconds"] / ours["seconds"], rel=1e-3)
@@ -188,4 +189,4 @@ def test_every_result_has_its_details_and_its_ratio_and_bar_agree():
             entry = entries[row.name]
             assert entry["holds"] == row.holds(entry["value"]) and entry["bar"] == row.bar
             assert details["rows"][row.name]["measured"]
-            assert row.name == "peak_memory" or len(details["rows"][row.name]["pairs"]) != 1
+            assert row.name.startswith("peak_memory") or len(details["rows"][row.name]["pairs"]) != 1
