@@ -118,7 +118,7 @@ def run(
                 if not console.is_terminal:
                     console.print(f"{group}: {text}", highlight=False)
 
-            raw = measure(Bench(settings, parts, tell))
+            raw = measure(Bench(settings, parts, tell, _earlier(results, made)))
         entries = report.record(mine, raw, {**made, "seconds": time.monotonic() - began}, results)
         for entry in entries:
             held = {True: "[green]holds", False: "[red]does not hold", None: ""}[entry["holds"]]
@@ -127,6 +127,18 @@ def run(
         settings.folder.mkdir(parents=True, exist_ok=True)
         session.write_text(json.dumps({"key": key, "done": done}))
     session.unlink(missing_ok=True)
+
+
+def _earlier(results: Path, made: dict[str, Any]) -> dict[str, Any]:
+    """Give the raw timings of groups that were measured with the same versions on the same processor."""
+    keys = ("torch", "transformers")
+
+    def same(other: dict[str, Any]) -> bool:
+        versions = [other["environment"][key] == made["environment"][key] for key in keys]
+        return all(versions) and other["processor"] == made["processor"]
+
+    groups = report.read(results)[1]["groups"]
+    return {name: group["raw"] for name, group in groups.items() if same(group["made"])}
 
 
 def made_with(settings: Settings) -> dict[str, Any]:

@@ -115,8 +115,13 @@ def test_what_an_interrupted_run_has_finished_is_not_measured_again(settings, pa
 
 def test_a_side_that_fails_says_why(parts, settings):
     bench = Bench(settings, parts, lambda text: None)
-    nowhere = {"tower": "nowhere", "llm": "nowhere", "layers": [1], "image_size": 16}
-    with bench.side("broken", "train_peer", nowhere) as side, pytest.raises(SideFailed, match="nowhere"):
+    spec = {"tower": parts.tower, "llm": parts.llm, "layers": [1, 2], "image_size": 16, "stage": "instruct"}
+    with (
+        bench.side("broken", "train_peer", {**spec, "samples": "nowhere.pt"}) as side,
+        pytest.raises(
+            SideFailed, match=r"(?s)broken: FileNotFoundError.*nowhere\.pt.*The end of .*broken\.log"
+        ),
+    ):
         side.wait_ready(60)
 
 
