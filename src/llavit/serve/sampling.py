@@ -154,12 +154,13 @@ class Sampler:
         device: where logits are.
 
     Attributes:
-        plain: takes the likeliest token and asks for nothing else, so that whole batches are done at once.
+        plain: takes the likeliest token (that may come yet) and asks for nothing else, so that whole batches are done
+            at once.
     """
 
     def __init__(self, sampling: Sampling, prompt: Sequence[int], ends: Iterable[int], device: Any):
         self.sampling = sampling
-        self.ends = sorted(ends)
+        self.ends = torch.tensor(sorted(ends), dtype=torch.long, device=device)
         self.answer: list[int] = []
         self._prompt: Any = torch.tensor(prompt, device=device)
         self._processors, self._warpers = LogitsProcessorList(), LogitsProcessorList()
@@ -183,13 +184,13 @@ class Sampler:
         penalties = sampling.presence_penalty or sampling.frequency_penalty
         self._counts: Counter[int] | None = Counter() if penalties else None
         self.plain = not (
-            self._processors
-            or sampling.do_sample
-            or penalties
-            or sampling.logit_bias
-            or sampling.min_new_tokens
-            or sampling.logprobs
+            self._processors or sampling.do_sample or penalties or sampling.logit_bias or sampling.logprobs
         )
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the answer is long enough to end."""
+        return len(self.answer) >= self.sampling.min_new_tokens
 
     def took(self, token: int) -> None:
         """Note a token as part of the answer."""
@@ -224,8 +225,8 @@ class Sampler:
             tokens = torch.tensor(list(self._counts), device=logits_v.device)
             times = torch.tensor(list(self._counts.values()), device=logits_v.device, dtype=logits_v.dtype)
             logits_v[tokens] -= sampling.presence_penalty + sampling.frequency_penalty * times
-        if len(self.answer) < sampling.min_new_tokens:
-            logits_v[self.ends] = -math.inf
+        if not self.may_end:
+            logits_v.index_fill_(0, self.ends, -math.inf)
         logits_v[suppressed] = -math.inf
         if self._generator is None:
             return logits_v.argmax()
@@ -252,6 +253,9 @@ def choose_tokens(
                 chosen[row] = error
     if any(choice is None for choice in chosen):
         logits_nv.index_fill_(1, suppressed, -math.inf)
+        for row, sampler in enumerate(samplers):
+            if not sampler.may_end:
+                logits_nv[row].index_fill_(0, sampler.ends, -math.inf)
         best = logits_nv.max(-1)
         for row, (token, value) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True)):
             if chosen[row] is None:
