@@ -188,7 +188,8 @@ def test_what_goes_wrong_is_said_as_it_is(single, engines, visit):
     ask(tab, "w5")
     toast = tab.locator(".toast-body")
     toast.wait_for()
-    assert "broken.png: cannot read image" in toast.inner_text() and "not an image" in toast.inner_text()
+    assert "broken.png: cannot read image" in toast.inner_text()
+    assert "not an image, it begins with b'<html>Not found</htm'" in toast.inner_text()
     assert tab.locator("#box textarea").input_value() == "w5"  # the question is not lost
 
 
@@ -251,6 +252,21 @@ def test_an_example_is_asked_by_a_click(single, engines, visit):
     assert answers(tab) == [engines[0].answer("w5 w6?", [picture(7)], max_new_tokens=6).text]
     tab.click("#new")
     tab.wait_for_selector(".welcome .card")
+
+
+def test_a_new_conversation_stops_the_old_one_for_good(single, engines, visit):
+    tab = visit(single)
+    settings(tab, most=LONG)
+    before = engines[0].stats().cancelled
+    ask(tab, "w5")
+    tab.wait_for_selector(".reply.running .text")
+    tab.click("#new")
+    tab.wait_for_selector(".welcome")
+    settings(tab, most=6)
+    ask(tab, "w6")
+    assert answers(tab) == [engines[0].answer("w6", max_new_tokens=6).text]
+    assert tab.locator(".question").count() == 1
+    assert engines[0].stats().cancelled == before + 1
 
 
 def test_two_models_answer_side_by_side_each_with_its_own_heat_map(double, engines, visit):

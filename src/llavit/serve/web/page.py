@@ -188,20 +188,20 @@ class Page:
     ) -> Iterator[tuple[Any, Any]]:
         talk = self._talk(request)
         question, files = (box.get("text") or "").strip(), box.get("files") or []
-        if talk.busy:
-            gr.Info("The answer before is still being written.")
-            yield gr.skip(), gr.skip()
-            return
         if not question:
             gr.Info("Ask something about the picture." if files else "Type a question first.")
+            yield gr.skip(), gr.skip()
+            return
+        if not talk.begin():
+            gr.Info("The answer before is still being written.")
             yield gr.skip(), gr.skip()
             return
         try:
             pictures = [self._picture(load_image(file, Path(file).name)) for file in files]
             sampling = _sampling(temperature, top_p, most, seed)
         except Exception as error:
-            # Nothing was asked yet: the question stays in the box.
-            raise gr.Error(said(error), title="Not asked", duration=None, print_exception=False) from error
+            talk.busy = False  # nothing was asked yet: the question stays in the box
+            raise _shown_error("Not asked", error) from error
         yield from self._answer(talk, question, pictures, sampling, {"text": question, "files": files})
 
     def _answer(
@@ -213,7 +213,11 @@ class Page:
         busy = gr.MultimodalTextbox(value={"text": "", "files": []}, submit_btn=False, stop_btn=True)
         yield self._html(talk), busy
         for _ in steps:
+            if talk.left:
+                return
             yield self._html(talk), gr.skip()
+        if talk.left:
+            return
         ready: dict[str, Any] = {"submit_btn": True, "stop_btn": False}
         if all(reply.error is not None for reply in talk.exchanges[-1].replies):
             ready["value"] = asked
@@ -231,15 +235,14 @@ class Page:
     ) -> Iterator[tuple[Any, Any]]:
         talk, data = self._talk(request), event._data or {}
         if data.get("act") == "example":
-            if talk.busy or talk.exchanges:
+            if talk.exchanges or not talk.begin():
                 return
             try:
                 _, example = self._examples[int(data["number"])]
                 sampling = _sampling(temperature, top_p, most, seed)
             except Exception as error:
-                raise gr.Error(
-                    said(error), title="Not asked", duration=None, print_exception=False
-                ) from error
+                talk.busy = False
+                raise _shown_error("Not asked", error) from error
             pictures = [self._picture(example.image)]
             yield from self._answer(talk, example.question, pictures, sampling, {"text": example.question})
             return
@@ -251,7 +254,7 @@ class Page:
             )
             reply.look = look(talk, exchange, model, int(data["word"]), layers) if opens else None
         except Exception as error:
-            raise gr.Error(said(error), title="No heat map", duration=None, print_exception=False) from error
+            raise _shown_error("No heat map", error) from error
         yield self._html(talk), gr.skip()
 
     def _stop(self, request: gr.Request) -> None:
@@ -274,6 +277,7 @@ class Page:
         talk = self._talks.pop(str(request.session_hash), None)
         if talk is None:
             return
+        talk.left = True
         talk.stop()
         for exchange in talk.exchanges:
             for picture in exchange.pictures:
@@ -301,6 +305,11 @@ class Page:
         small.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
         small.save(path)
         return f"gradio_api/file={path}"
+
+
+def _shown_error(title: str, error: BaseException) -> gr.Error:
+    """Make a note that stays until it is closed. Gradio takes its text for HTML, which an error's words are not."""
+    return gr.Error(escape(said(error)), title=title, duration=None, print_exception=False)
 
 
 def _sampling(temperature: float, top_p: float, most: float, seed: str) -> Sampling:

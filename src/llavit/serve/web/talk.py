@@ -91,15 +91,22 @@ class Talk:
     Attributes:
         exchanges: what was said.
         busy: whether an answer is being written.
+        left: nobody looks at it any more.
     """
 
     def __init__(self, engines: Sequence[Engine]):
         self.engines = list(engines)
         self.exchanges: list[Exchange] = []
-        self.busy = False
+        self.busy = self.left = False
         self._lock = threading.Lock()
         self._streams: list[Stream] = []
         self._stopped = False
+
+    def begin(self) -> bool:
+        """Claim the talk for a question; false while another one is being answered."""
+        with self._lock:
+            was_busy, self.busy = self.busy, True
+        return not was_busy
 
     def messages(self, model: int, end: int) -> list[dict[str, Any]]:
         """Return the conversation of one model up to question `end`, that one included, its answer not.
