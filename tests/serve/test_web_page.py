@@ -7,7 +7,9 @@ import httpx
 import pytest
 from PIL import Image
 
-from llavit.serve.web.examples import Example
+from llavit import Engine, build_llavit
+from llavit.serve.web.examples import Example, starter_examples
+from llavit.starter.weights import starter_llm, starter_tower
 from tests.serve.parts import picture
 from tests.serve.web_parts import CHROMIUM, FLAGS, LONG, engine_with_room, needs_chromium, other_hosts
 
@@ -308,3 +310,26 @@ def test_nothing_is_cut_off_at_a_phones_width(models, visit, request):
     assert all(box["width"] > 330 for box in boxes)  # under each other, not squeezed
     box = tab.locator("#box textarea").bounding_box()
     assert box["y"] + box["height"] <= 844  # the box stays in sight
+
+
+@pytest.mark.slow
+def test_the_starters_model_answers_an_example_and_shows_where_it_looked(visit):
+    model, processor = build_llavit(
+        starter_tower(), starter_llm(), vision_feature_layer=[4, 8, 11], image_size=112
+    )
+    with Engine(model.eval(), processor) as engine, Page([engine], examples=starter_examples()) as page:
+        page.open(port=0)
+        tab = visit(page)
+        settings(tab, most=12)
+        tab.locator(".card").nth(3).click()
+        tab.wait_for_selector(".reply.done .word", timeout=120_000)
+        tab.locator(".word").first.click()
+        tab.wait_for_selector(".heat .map", timeout=120_000)
+        assert tab.locator(".heat .map").evaluate("map => [map.naturalWidth, map.naturalHeight]") == [8, 8]
+        tab.locator("#box textarea").fill("And what colour is it?")
+        tab.press("#box textarea", "Enter")
+        tab.wait_for_function("document.querySelectorAll('.reply.done').length == 2", timeout=120_000)
+        cached = tab.locator(".reply").nth(1).locator(".small").first.inner_text()
+        assert (
+            int(re.search(r"(\d+) of \d+ prompt tokens", cached)[1]) >= 64
+        )  # the image was not paid for again

@@ -1,0 +1,140 @@
+"""`llavit web` as a process, and what the page's server gives to requests that no page makes."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from llavit.cli import app
+from llavit.serve.web.examples import Example
+from tests.serve.parts import picture
+from tests.serve.web_parts import engine_with_room
+
+pytest.importorskip("gradio", reason="the web page needs the extra `web`")
+
+from llavit.serve.web.page import Page
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("web") / "model"
+    for part in tiny.build():
+        part.save_pretrained(folder)
+    return folder
+
+
+def test_the_command_serves_on_this_machine_only_until_it_is_stopped(folder):
+    command = [sys.executable, "-m", "llavit.cli", "web", str(folder), str(folder), "--port", "0"]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "NO_COLOR": "1"}
+    )
+    try:
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if found := re.search(r"http://127\.0\.0\.1:(\d+)/", line):
+                break
+        else:
+            raise AssertionError("".join(lines))
+        page = httpx.get(found[0])
+        assert page.status_code == 200 and page.text.count("/".join(folder.parts[-2:])) >= 2
+        own = _own_address()
+        if own is not None:  # a machine without a network has no other address to try
+            with pytest.raises(OSError):
+                socket.create_connection((own, int(found[1])), timeout=2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert "stopped" in process.stderr.read()
+    finally:
+        process.kill()
+
+
+def _own_address() -> str | None:
+    """An address of this machine other than 127.0.0.1; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return None
+        address = probe.getsockname()[0]
+    return None if address.startswith("127.") else address
+
+
+def test_mistakes_are_named_before_anything_is_loaded(folder):
+    def said(*arguments: str) -> str:
+        result = CliRunner().invoke(app, ["web", *arguments])
+        assert result.exit_code == 2
+        return result.output
+
+    assert "no such model folder" in said("./not-there")
+    assert "--name: expected it 2 times, once for each model, got 1" in said("a", "b", "--name", "x")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"cannot listen at 127.0.0.1, port {port}" in said(str(folder), "--port", str(port))
+
+
+def test_a_page_is_for_one_or_two_engines_with_a_name_each():
+    with engine_with_room() as engine:
+        with pytest.raises(ValueError, match="expected one or two, got 3"):
+            Page([engine] * 3)
+        with pytest.raises(ValueError, match="names: expected 1, one for each model, got 2"):
+            Page([engine], names=["a", "b"])
+
+
+def completed(page: Page, files: list) -> dict:
+    """Ask as the page does, with files of a client's making; give the server's last word."""
+    data = [{"text": "w5", "files": files}, 0, 1, 3, ""]
+    call = {"data": data, "fn_index": 0, "session_hash": "somebody", "event_data": None, "trigger_id": None}
+    httpx.post(f"{page.url}gradio_api/queue/join", json=call).raise_for_status()
+    words = {"session_hash": "somebody"}
+    with httpx.stream("GET", f"{page.url}gradio_api/queue/data", params=words, timeout=20) as events:
+        for line in events.iter_lines():
+            if line.startswith("data:") and '"process_completed"' in line:
+                return json.loads(line[5:])
+    raise AssertionError("no end")
+
+
+def test_a_client_gets_neither_the_servers_files_nor_its_neighbours():
+    asked = []
+
+    class Neighbour(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+    neighbour = ThreadingHTTPServer(("127.0.0.1", 0), Neighbour)
+    threading.Thread(target=neighbour.serve_forever, daemon=True).start()
+    with engine_with_room() as engine, Page([engine]) as page:
+        page.open(port=0)
+        assert completed(page, [])["success"]
+        url = f"http://127.0.0.1:{neighbour.server_port}/secret.png"
+        for path in (__file__, "/etc/hostname", url):
+            file = {"path": path, "url": path, "meta": {"_type": "gradio.FileData"}}
+            assert not completed(page, [file])["success"]
+            assert httpx.get(f"{page.url}gradio_api/file={path}").status_code in (403, 404)
+        assert engine.stats().requests == 1 and asked == []
+    neighbour.shutdown()
+    neighbour.server_close()
+
+
+def test_closing_the_page_deletes_the_pictures_that_were_shown():
+    with engine_with_room() as engine, Page([engine], examples=[Example(picture(1), "w5?")]) as page:
+        page.open(port=0)
+        shown = list(Path(page._folder.name).iterdir())
+        assert len(shown) == 1
+        address = f"{page.url}gradio_api/file={shown[0]}"
+        assert httpx.get(address).status_code == 200
+    assert not shown[0].exists()
