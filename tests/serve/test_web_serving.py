@@ -28,7 +28,11 @@ from llavit.serve.web.page import Page
 @pytest.fixture(scope="module")
 def folder(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("web") / "model"
-    for part in tiny.build():
+    model, processor = tiny.build()
+    letters = {processor.tokenizer.convert_tokens_to_ids(letter) for letter in "abcdefghijklmnopqrstuvwxyz"}
+    others = [token for token in range(len(processor.tokenizer)) if token not in letters]
+    model.generation_config.suppress_tokens = others  # a random model that writes a word
+    for part in (model, processor):
         part.save_pretrained(folder)
     return folder
 
@@ -138,3 +142,32 @@ def test_closing_the_page_deletes_the_pictures_that_were_shown():
         address = f"{page.url}gradio_api/file={shown[0]}"
         assert httpx.get(address).status_code == 200
     assert not shown[0].exists()
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+TEXT = (DOCS / "web.md").read_text(encoding="utf-8")
+
+
+def test_the_python_of_the_docs_runs(folder, tiny, monkeypatch, capsys):
+    look, script = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    names = {}
+    look = look.replace("runs/demo/instruct", str(folder)).replace("range(10, 20)", "range(0, 2)")
+    exec(look.replace("cat.jpg", str(tiny.data.parent / "0.png")), names)
+    assert names["patches_hw"].shape == (2, 2) and "% of the attention" in capsys.readouterr().out
+    names["engine"].close()
+
+    def enter(question: str) -> str:
+        url = capsys.readouterr().out.strip()
+        assert httpx.get(url).status_code == 200
+        return ""
+
+    monkeypatch.setattr("builtins.input", enter)
+    exec(script.replace("runs/demo/instruct", str(folder)).replace("port=7860", "port=0"), {})
+
+
+def test_the_options_and_pictures_of_the_docs_exist():
+    help_ = CliRunner().invoke(app, ["web", "--help"], env={"COLUMNS": "200"}).output
+    options = set(re.findall(r"--[a-z][a-z-]+", TEXT))
+    assert len(options) > 5 and all(option in help_ for option in options)
+    pictures = re.findall(r"web/[a-z-]+\.png", TEXT)
+    assert len(pictures) == 3 and all((DOCS / picture).is_file() for picture in pictures)
