@@ -8,13 +8,27 @@ import threading
 import pytest
 import torch
 
+from tests.evaluate.small_bench import save_bench
+
 ANSI = re.compile(rb"\x1b\[[0-9;?]*[a-zA-Z]|\r")
 
 
-def on_a_terminal(*arguments, stdin=None):
-    """Run Python with stderr on a pseudo-terminal and stdout on a pipe; give (stdout, what the terminal got)."""
+def on_a_terminal(*arguments, stdin=None, until=None):
+    """Run Python with stderr on a pseudo-terminal and stdout on a pipe; give (stdout, what the terminal got).
+
+    With `until`, it is told to stop as soon as the terminal shows that text.
+    """
     ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "150"},
+    )
     shown = bytearray()
+    waiting = [until] if until else []
 
     def read():
         while True:
@@ -25,23 +39,21 @@ def on_a_terminal(*arguments, stdin=None):
             if not piece:
                 return
             shown.extend(piece)
+            if waiting and waiting[0].encode() in shown:
+                waiting.clear()
+                process.terminate()
 
     reader = threading.Thread(target=read)
     reader.start()
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-        input=stdin,
-        text=True,
-        timeout=120,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "150"},
-    )
-    os.close(theirs)
-    reader.join()
-    os.close(ours)
-    assert done.returncode == 0, shown.decode()
-    return done.stdout, ANSI.sub(b"", bytes(shown)).decode()
+    try:
+        out, _ = process.communicate(stdin, timeout=120)
+    finally:
+        process.kill()
+        os.close(theirs)
+        reader.join()
+        os.close(ours)
+    assert process.returncode == 0, shown.decode()
+    return out, ANSI.sub(b"", bytes(shown)).decode()
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +80,32 @@ def test_ask_shows_on_a_terminal_that_it_loads_what_and_how_much(folder, picture
 def test_chat_shows_it_too(folder):
     _, shown = on_a_terminal("-m", "llavit.cli", "chat", folder, stdin="/quit\n")
     assert "small (" in shown and "loading weights" in shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["serve", "web"])
+def test_the_servers_show_it_until_they_are_ready(folder, command):
+    pytest.importorskip("fastapi" if command == "serve" else "gradio", reason="an extra")
+    _, shown = on_a_terminal("-m", "llavit.cli", command, folder, "--port", 0, until="Ctrl-C")
+    assert shown.index("starting") < shown.index("loading weights") < shown.index("Ctrl-C")
+
+
+@pytest.mark.slow
+def test_eval_shows_it_before_the_tasks(folder, tmp_path):
+    bench = save_bench(tmp_path / "bench")
+    _, shown = on_a_terminal(
+        "-m",
+        "llavit.cli",
+        "eval",
+        folder,
+        "--bench",
+        bench,
+        "--baselines",
+        "none",
+        "-o",
+        tmp_path / "out.json",
+    )
+    assert shown.index("starting") < shown.index("loading weights") < shown.index("short@small-1")
 
 
 ENGINE = """

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from llavit.cli_errors import reports_errors
+from llavit.progress import status
 
 
 class LogLevel(StrEnum):
@@ -98,9 +99,11 @@ def serve(
     log_level: Annotated[LogLevel, typer.Option(help="info writes a line for each request.")] = LogLevel.info,
 ) -> None:
     """Serve a model as OpenAI's chat completions: http://127.0.0.1:8000/v1."""
-    from llavit.serve.http import Settings, bind
-    from llavit.serve.http import serve as run
-    from llavit.serve.http.server import address
+    with status(f"{model}: starting"):
+        from llavit.serve.engine import Engine
+        from llavit.serve.http import Settings, bind
+        from llavit.serve.http import serve as run
+        from llavit.serve.http.server import address
 
     logging.getLogger("llavit").setLevel(log_level.value.upper())
     settings = Settings(
@@ -118,8 +121,6 @@ def serve(
         image_folder=image_folder,
     )
     taken = bind(host, port)
-    from llavit.serve.engine import Engine
-
     engine = Engine.load(
         model,
         dtype=dtype.value,

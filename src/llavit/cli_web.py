@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from llavit.cli_errors import reports_errors
+from llavit.progress import status
 
 
 class Dtype(StrEnum):
@@ -67,16 +68,16 @@ def web(
     browser: Annotated[bool, typer.Option("--browser", help="Open the page in the browser.")] = False,
 ) -> None:
     """Serve a page to ask a model about pictures, or two models side by side."""
-    from llavit.serve.web.page import Page, checked_port
+    with status(f"{model}: starting"):
+        from llavit.serve import Engine
+        from llavit.serve.web.examples import starter_examples
+        from llavit.serve.web.page import Page, checked_port
 
     names = list(name or [])
     sources = [model] if model2 is None else [model, model2]
     if names and len(names) != len(sources):
         raise ValueError(f"--name: expected it {len(sources)} times, once for each model, got {len(names)}")
     port = checked_port(host, port)
-    from llavit.serve import Engine
-    from llavit.serve.web.examples import starter_examples
-
     engines: list[Engine] = []
     stopped = threading.Event()
 
