@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -90,6 +92,33 @@ def test_few_and_many_rows_of_any_width_give_the_same(rows, width, dtype):
     tolerance = 1e-5 if dtype == torch.float32 else 0.02
     torch.testing.assert_close(made(x).double(), exact, atol=tolerance, rtol=tolerance)
     assert made(x).dtype == dtype
+
+
+OFF_THE_GRID = """
+import torch
+from llavit.model.quantize import Int8Linear
+layer = Int8Linear.from_float(torch.nn.Linear(576, 4097))
+memory = torch.empty(layer.weight.numel() + 64, dtype=torch.int8)
+x = torch.randn(1, 576)
+expected = layer(x)
+for offset in range(1, 17):
+    place = memory[offset : offset + layer.weight.numel()].view_as(layer.weight)
+    place.copy_(layer.weight)
+    moved = Int8Linear.from_float(torch.nn.Linear(576, 4097))
+    moved.weight.data, moved.scale, moved.bias = place, layer.scale, layer.bias
+    torch.testing.assert_close(moved(x), expected, atol=1e-5, rtol=1e-5)
+"""
+
+
+def test_weights_at_any_address_are_safe():
+    """torch's kernel ends the process over an odd number of rows at an odd address; a file has them there."""
+    subprocess.run([sys.executable, "-c", OFF_THE_GRID], check=True, timeout=60)
+
+
+def test_what_is_loaded_lies_where_the_kernel_can_read_it(tmp_path):
+    quantize_int8(tiny("llama")).save_pretrained(tmp_path)
+    loaded = LlavitForConditionalGeneration.from_pretrained(tmp_path)
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in loaded.parameters())
 
 
 def test_rounding_is_within_half_a_step_and_exact_for_what_int8_holds():

@@ -5,15 +5,17 @@ Every linear layer of the LLM takes part, of text and of visual tokens alike, an
 they are the head's weight as well. Tower, projector and norms stay in floating point.
 
 A saved model says so in its config.json (`quantization_config`), and `from_pretrained` gives it back as it was.
-This is what torchao's Int8WeightOnlyConfig computes, to the number, but for the scale: ours is a number of bfloat16,
-chosen before rounding. See docs/int8.md for why torchao itself is not used.
+For weights in bfloat16 numbers and scales are those of torchao's Int8WeightOnlyConfig. docs/int8.md says why torchao
+itself is not used.
 
 Shapes: n tokens, d input width, o output width.
 """
 
 from __future__ import annotations
 
+import ctypes
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +36,7 @@ _KERNEL_ROWS = (
     8  # torch's int8 kernel reads the weights once per row: beyond this, bfloat16 matrix products are faster
 )
 _KERNEL_WIDTH = 32  # it computes nonsense where the width is no multiple
+_ALIGNMENT = 64  # bytes; it reads aligned words, and a weight that lies elsewhere can end the process
 _SCALE = re.compile("weight$")
 
 
@@ -104,13 +107,19 @@ class Int8Linear(nn.Module):
         """Compute (..., d) -> (..., o)."""
         scale = self.scale.to(x.dtype)
         rows = x.numel() // self.in_features
-        if x.device.type == "cpu" and 0 < rows <= _KERNEL_ROWS and self.in_features % _KERNEL_WIDTH == 0:
+        if x.device.type == "cpu" and 0 < rows <= _KERNEL_ROWS and self._suits_kernel():
             flat = x.reshape(rows, self.in_features)
             y = torch.ops.aten._weight_int8pack_mm(flat, self.weight, scale)
             y = y.view(*x.shape[:-1], self.out_features)
         else:
             y = nn.functional.linear(x, self.weight.to(x.dtype)) * scale
         return y if self.bias is None else y + self.bias
+
+    def _suits_kernel(self) -> bool:
+        if self.in_features % _KERNEL_WIDTH:
+            return False
+        # A compiler knows no addresses; `_settle` has seen to them.
+        return torch.compiler.is_compiling() or self.weight.data_ptr() % _ALIGNMENT == 0
 
     def extra_repr(self) -> str:
         """Describe the layer as `nn.Linear` does."""
@@ -171,6 +180,7 @@ def quantize_int8(model: Any) -> Any:
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ValueError("expected a model without adapters: merge_adapters first, then quantise")
     install_int8(model, fill=True)
+    _settle(model)
     model.config.quantization_config = Int8Config()
     model.hf_quantizer = Int8Quantizer(model.config.quantization_config)
     model.is_quantized, model.quantization_method = True, METHOD
@@ -229,6 +239,36 @@ def _multiplier(embeddings: nn.Module) -> float | None:
     return getattr(embeddings, "scalar_embed_scale", None)
 
 
+def _settle(model: nn.Module) -> None:
+    """Move weights on a CPU out of the mapped file that loading left them in.
+
+    There they lie at any address, and what was read of the file counts as memory as long as one of them is left. They
+    are views of it, and remain that when their `data` is replaced: the parameters themselves must be new.
+    """
+    moved: dict[nn.Parameter, nn.Parameter] = {}
+    for module in model.modules():
+        for name, old in module._parameters.items():
+            if old is None or old.device.type != "cpu":
+                continue
+            if old not in moved:
+                moved[old] = nn.Parameter(old.detach().clone(), requires_grad=old.requires_grad)
+                moved[old].__dict__.update(old.__dict__)
+            module._parameters[name] = moved[old]
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.device.type == "cpu":
+                module._buffers[name] = buffer.clone()
+    moved.clear()
+    _trim()
+
+
+def _trim() -> None:
+    """Give freed memory back to the system; the C library of Linux keeps it where smaller pieces are in between."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
 def _frozen(tensor: torch.Tensor) -> nn.Parameter:
     return nn.Parameter(tensor, requires_grad=False)
 
@@ -255,6 +295,7 @@ class Int8Quantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> None:
         if not self.pre_quantized:
             install_int8(model, fill=True)
+        _settle(model)
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
         """Whether it can be saved."""
