@@ -10,6 +10,11 @@ from llavit.inspect.attention import answer_attention, answer_words, seen_box
 from llavit.inspect.weights import attention_weights
 from tests.model.families import LLMS, image_prompt, pixels, tiny
 
+
+def get_stance() -> str:
+    return torch._dynamo.eval_frame._stance.stance
+
+
 SWITCHES = [
     {},
     {"visual_qkv": False, "bidirectional_visual_attention": False},
@@ -66,6 +71,16 @@ def test_looking_leaves_the_model_and_its_attention_implementation_alone(llm):
     attention_weights(model, inputs, [-1], layers=[1])
     assert model.model.language_model.config._attn_implementation == "sdpa"
     assert torch.equal(logits(), before)
+
+
+def test_compiled_layers_record_as_well_and_stay_compiled():
+    model, inputs = tiny("llama", backend="sdpa"), prompt_of("llama")
+    expected = attention_weights(model, inputs, [-1])
+    for layer in model.model.language_model.layers:
+        layer.compile(backend="eager")
+    assert torch.equal(attention_weights(model, inputs, [-1]), expected)
+    assert all(layer._compiled_call_impl is not None for layer in model.model.language_model.layers)
+    assert get_stance() == "default"
 
 
 def test_the_implementation_is_restored_after_an_error():

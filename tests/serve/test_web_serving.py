@@ -134,14 +134,17 @@ def test_a_client_gets_neither_the_servers_files_nor_its_neighbours():
     neighbour.server_close()
 
 
-def test_closing_the_page_deletes_the_pictures_that_were_shown():
+def test_closing_the_page_deletes_uploads_and_the_pictures_that_were_shown():
     with engine_with_room() as engine, Page([engine], examples=[Example(picture(1), "w5?")]) as page:
         page.open(port=0)
         shown = list(Path(page._folder.name).iterdir())
         assert len(shown) == 1
         address = f"{page.url}gradio_api/file={shown[0]}"
         assert httpx.get(address).status_code == 200
-    assert not shown[0].exists()
+        file = {"files": ("picture.png", shown[0].read_bytes())}
+        (uploaded,) = map(Path, httpx.post(f"{page.url}gradio_api/upload", files=file).json())
+        assert uploaded.read_bytes() == shown[0].read_bytes()
+    assert not shown[0].exists() and not uploaded.exists()
 
 
 DOCS = Path(__file__).parents[2] / "docs"

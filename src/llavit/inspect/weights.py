@@ -10,6 +10,7 @@ Shapes: l sequence, h heads, g heads of keys, e width of a head, q queries.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -31,6 +32,9 @@ class _Recorder:
 
 
 _recorder: ContextVar[_Recorder] = ContextVar("llavit_attention_recorder")
+
+_stance = threading.Lock()
+"""torch's stance on compiling is one for all threads: two that set and restore it must not overlap."""
 
 
 @torch.no_grad()
@@ -66,7 +70,7 @@ def attention_weights(
     recorder = _Recorder(torch.tensor(rows, device=model.device), frozenset(chosen))
     token = _recorder.set(recorder)
     try:
-        with _recording(model), torch.compiler.set_stance("force_eager"):
+        with _recording(model), _uncompiled(model):
             model.model(**_batch(model, inputs), use_cache=False)
     finally:
         _recorder.reset(token)
@@ -116,6 +120,16 @@ def _recording(model: Any) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation_internal = before
+
+
+@contextmanager
+def _uncompiled(model: Any) -> Iterator[None]:
+    """Run layers that were compiled in place as they are written, so that they record."""
+    if all(module._compiled_call_impl is None for module in model.modules()):
+        yield
+        return
+    with _stance, torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def _ours(base: str) -> str:
