@@ -124,11 +124,11 @@ def _pace(llm: Path, dtype: str) -> float:
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
     from llavit.compiling import why_not
-    from llavit.precision import resolve_attention, resolve_dtype
+    from llavit.precision import resolve_dtype
 
     kind, _ = resolve_dtype(dtype)
     config = AutoConfig.from_pretrained(llm)
-    config._attn_implementation = resolve_attention("auto", kind)
+    config._attn_implementation = "eager" if kind is torch.bfloat16 else "sdpa"
     layer = LlamaDecoderLayer(config, layer_idx=0)
     compiled = why_not() is None
     if compiled:

@@ -42,8 +42,8 @@ def resolve_attention(wanted: str, dtype: torch.dtype) -> str:
         dtype: what the model computes in.
 
     Returns:
-        sdpa for "auto", but eager in bfloat16 on a CPU: there sdpa's backward pass takes a fifth of a training step
-        of short rows, and eager's a twentieth.
+        sdpa for "auto", but `documents` (`model/attention.py`) in bfloat16 on a CPU, where sdpa's backward pass is slow
+        and padding costs most.
 
     Example:
         >>> resolve_attention("auto", torch.float32)
@@ -51,7 +51,7 @@ def resolve_attention(wanted: str, dtype: torch.dtype) -> str:
     """
     if wanted != "auto":
         return wanted
-    return "eager" if dtype is torch.bfloat16 and not torch.accelerator.is_available() else "sdpa"
+    return "documents" if dtype is torch.bfloat16 and not torch.accelerator.is_available() else "sdpa"
 
 
 def _cpu_flags() -> frozenset[str]:

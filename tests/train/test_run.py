@@ -357,3 +357,20 @@ def test_nothing_of_a_stage_lives_on_in_the_next_one_or_after_the_last(tiny, tmp
     train(tiny.recipe("compile=never"), output=tmp_path, progress=False)
     assert loaded == [[]]
     assert [name for name, part in alive if part() is not None] == []
+
+
+@pytest.mark.parametrize("pack", ["null", "64"])
+def test_attention_over_documents_trains_as_sdpa_does(tiny, tmp_path, pack):
+    losses = {}
+    for attention in ("sdpa", "documents"):
+        recipe = tiny.recipe(
+            f"attention={attention}", f"stages.0.pack_length={pack}", f"stages.1.pack_length={pack}"
+        )
+        train(recipe, output=tmp_path / attention, progress=False)
+        rows = [
+            row
+            for stage in ("pretrain", "instruct")
+            for row in read_step_log(tmp_path / attention / stage / "train_log.jsonl")
+        ]
+        losses[attention] = [row["loss"] for row in rows]
+    assert losses["documents"] == pytest.approx(losses["sdpa"], rel=1e-5)  # float32: sums in another order

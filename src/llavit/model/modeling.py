@@ -6,6 +6,8 @@ Architecture only. What differs from transformers' LLaVA, and where it is:
 2. bidirectional attention within an image: `masks.py`, applied in `LlavitModel.forward`;
 3. global and local features: `config.vision_feature_layer` is a list (`projector.py`).
 
+With the attention implementation `documents` (`attention.py`), training runs the LLM on tokens without padding.
+
 Shapes: b batch, l sequence, v visual tokens, n images, d LLM width, k supervised tokens.
 """
 
@@ -21,8 +23,10 @@ from transformers.models.llava.modeling_llava import (
     LlavaPreTrainedModel,
 )
 
+import llavit.model.attention  # noqa: F401  # registers `documents`
 from llavit.model.compat import cache_argument, given_cache, image_fields, output_cache, same_image_fields
 from llavit.model.configuration import LlavitConfig
+from llavit.model.documents import may_run_on_documents, run_on_documents
 from llavit.model.families import family_of
 from llavit.model.masks import image_ids_from_counts, require_block_masks, visual_attention_mask
 from llavit.model.pretrained import LlavitPreTrainedModel
@@ -140,29 +144,30 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
         elif blank is not None:
             inputs_embeds = inputs_embeds + 0.0 * blank.sum()
 
-        has_visual = image_ids is not None and bool((image_ids >= 0).any())
-        if self.config.bidirectional_visual_attention and image_ids is not None and has_visual:
-            attention_mask = visual_attention_mask(
-                self.language_model.config,
-                image_ids,
-                inputs_embeds,
-                attention_mask,
-                cache,
-                position_ids,
+        last_hidden_state: torch.Tensor
+        if cache is None and self.training and may_run_on_documents(self, attention_mask, kwargs):
+            outputs, last_hidden_state = run_on_documents(
+                self, inputs_embeds, image_ids, attention_mask, position_ids, kwargs
             )
-        if self.config.visual_qkv and image_ids is not None and (has_visual or self.training):
-            # Without visual tokens, training still runs the visual projections, on zero rows: their gradients
-            # are then zeros and not None, which distributed training needs.
-            kwargs["visual_route"] = VisualRoute.from_mask(image_ids >= 0)
-
-        outputs = self.language_model(
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            **{**kwargs, **cache_argument(cache), "return_dict": True},
-        )
+        else:
+            has_visual = image_ids is not None and bool((image_ids >= 0).any())
+            if self.config.bidirectional_visual_attention and image_ids is not None and has_visual:
+                attention_mask = visual_attention_mask(
+                    self.language_model.config, image_ids, inputs_embeds, attention_mask, cache, position_ids
+                )
+            if self.config.visual_qkv and image_ids is not None and (has_visual or self.training):
+                # Without visual tokens, training still runs the visual projections, on zero rows: their gradients
+                # are then zeros and not None, which distributed training needs.
+                kwargs["visual_route"] = VisualRoute.from_mask(image_ids >= 0)
+            outputs = self.language_model(
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                inputs_embeds=inputs_embeds,
+                **{**kwargs, **cache_argument(cache), "return_dict": True},
+            )
+            last_hidden_state = outputs.last_hidden_state
         return LlavaModelOutputWithPast(
-            last_hidden_state=outputs.last_hidden_state,
+            last_hidden_state=last_hidden_state,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             **cache_argument(output_cache(outputs)),

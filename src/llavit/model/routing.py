@@ -22,13 +22,14 @@ class VisualRoute(NamedTuple):
     """Which tokens of a flattened batch (b*l) take which projection.
 
     Attributes:
-        order: (t+v,) positions of the text tokens, then those of the visual tokens.
+        order: (t+v,) positions of the text tokens, then those of the visual tokens. None says that tokens lie in
+            that order already (`documents.py`): the projections then take slices.
         restore: (t+v,) the inverse: puts rows in that order back in their places.
         texts: t, the number of text tokens.
     """
 
-    order: torch.Tensor
-    restore: torch.Tensor
+    order: torch.Tensor | None
+    restore: torch.Tensor | None
     texts: int
 
     @classmethod
@@ -97,9 +98,12 @@ class RoutedLinear(nn.Module):
             return self.text(x_bld)
         x_nd = x_bld.reshape(-1, x_bld.shape[-1])
         order, restore, texts = self.route
-        x_nd = _Permute.apply(x_nd, order, restore)
-        y_no = torch.cat([self.text(x_nd[:texts]), self.visual(x_nd[texts:])])
-        y_no = _Permute.apply(y_no, restore, order)
+        if order is not None:
+            x_nd = _Permute.apply(x_nd, order, restore)
+        text_td, visual_vd = x_nd.split([texts, len(x_nd) - texts])  # whose gradient is one concatenation
+        y_no = torch.cat([self.text(text_td), self.visual(visual_vd)])
+        if order is not None:
+            y_no = _Permute.apply(y_no, restore, order)
         return y_no.view(*x_bld.shape[:-1], -1)
 
 

@@ -223,8 +223,9 @@ class Recipe:
         output: folder of the run.
         feature_cache: folder in which a frozen vision tower's features are kept, to be computed once for all
             stages, variants and seeds; not given, they are computed in every step.
-        attention: the LLM's attention implementation. "auto" is sdpa, but eager for bfloat16 on a CPU, where
-            sdpa's backward pass is slow.
+        attention: the LLM's attention implementation. "documents" runs the LLM on a step's tokens in one row without
+            padding, and attention on each sample by itself, packed or not. "auto" is that for bfloat16 on a CPU, else
+            sdpa.
         compile: compile the LLM's layers with torch.compile: "never", "auto" (where there is a compiler) or "always".
             Faster steps after a slow first one; the same result up to rounding.
         parallel: how several processes share the work (`torchrun`): "ddp" copies the model to each, "fsdp2" cuts
@@ -240,7 +241,7 @@ class Recipe:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     output: str | None = None
     feature_cache: str | None = None
-    attention: Literal["auto", "sdpa", "eager", "flex_attention"] = "auto"
+    attention: Literal["auto", "documents", "sdpa", "eager", "flex_attention"] = "auto"
     compile: Compile = "never"
     parallel: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
     peak_tflops: float | None = None
