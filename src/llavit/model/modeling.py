@@ -144,7 +144,7 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
         elif blank is not None:
             inputs_embeds = inputs_embeds + 0.0 * blank.sum()
 
-        last_hidden_state: torch.Tensor
+        last_hidden_state: Any
         if cache is None and self.training and may_run_on_documents(self, attention_mask, kwargs):
             outputs, last_hidden_state = run_on_documents(
                 self, inputs_embeds, image_ids, attention_mask, position_ids, kwargs
