@@ -67,7 +67,9 @@ def _stored(tensor: Any) -> int:
 
 def _first(engine: Engine, questions: Questions, round: int, size: dict[str, int]) -> dict[str, Any]:
     """Time from question and picture to the first token; then a second question on the same picture."""
-    firsts, seconds, prompts = [], [], []
+    firsts: list[float] = []
+    seconds: list[float] = []
+    prompts: list[int] = []
     for question in questions.take(round, 0, size["questions"]):
         for text, times in ((question.first, firsts), (question.second, seconds)):
             synchronise()

@@ -44,15 +44,15 @@ class Peer:
 
     def __init__(self, spec: dict[str, Any]):
         dtype = resolve_dtype("auto")[0]
-        self.model = LlavaForConditionalGeneration.from_pretrained(
+        model: Any = LlavaForConditionalGeneration.from_pretrained(
             spec["model"], dtype=dtype, attn_implementation="sdpa"
         )
-        self.model.to(device()).eval()
-        self.processor = LlavaProcessor.from_pretrained(spec["model"], backend="pil")
+        self.model = model.to(device()).eval()
+        self.processor: Any = LlavaProcessor.from_pretrained(spec["model"], backend="pil")
         self.processor.tokenizer.padding_side = "left"
         self.options: dict[str, Any] = {"do_sample": False}
         if spec.get("static"):
-            compiling = CompileConfig(fullgraph=False)
+            compiling: Any = CompileConfig(fullgraph=False)
             compiling._compile_all_devices = True  # else generate compiles on accelerators only
             self.options |= {"cache_implementation": "static", "compile_config": compiling}
 
@@ -98,7 +98,9 @@ def side(spec: dict[str, Any], channel: Channel) -> None:
 
 
 def _first(peer: Peer, questions: Questions, round: int, size: dict[str, int]) -> dict[str, Any]:
-    firsts, seconds, prompts = [], [], []
+    firsts: list[float] = []
+    seconds: list[float] = []
+    prompts: list[int] = []
     for question in questions.take(round, 0, size["questions"]):
         for text, times in ((question.first, firsts), (question.second, seconds)):
             streamer = Times()

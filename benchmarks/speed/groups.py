@@ -349,7 +349,7 @@ def scaling(bench: Bench) -> dict[str, Any]:
         return {"facts": side.facts, "points": points}
 
 
-SCALES = {
+SCALES: dict[bool, dict[str, tuple[int, ...]]] = {
     False: {
         "visual tokens": (16, 64, 256, 576),
         "images per sample": (1, 2, 4, 8),

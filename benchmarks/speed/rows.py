@@ -170,8 +170,11 @@ def _bandwidth(raw: Raw) -> Figure:
 def _int8(raw: Raw) -> Figure | None:
     if "ours_int8" not in raw["answers"]:
         return None
-    rates = (_per(raw, "decode", "tokens_per_second", label) for label in ("ours_int8", "ours"))
-    return _paired(*rates, "tokens/s", {"bytes_per_token": raw["facts"]["ours_int8"]["bytes_per_token"]})
+    rate = "tokens_per_second"
+    facts = {"bytes_per_token": raw["facts"]["ours_int8"]["bytes_per_token"]}
+    return _paired(
+        _per(raw, "decode", rate, "ours_int8"), _per(raw, "decode", rate, "ours"), "tokens/s", facts
+    )
 
 
 def _concurrent(raw: Raw) -> Figure:

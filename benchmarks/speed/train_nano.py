@@ -45,7 +45,7 @@ def side(spec: dict[str, Any], channel: Channel) -> None:
     samples, order = saved["samples"], saved["order"]
     for parameter in model.vision_encoder.parameters():
         parameter.requires_grad = False
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": list(model.MP.parameters()), "lr": 5e-3},
         {"params": list(model.decoder.parameters()), "lr": 5e-5},
     ]
