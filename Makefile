@@ -52,7 +52,6 @@ help:
 demo: $(VENV)/.starter
 	$(BIN)/llavit demo
 
-# Nothing is set here that users would not have: threads and waiting are the libraries' defaults.
 bench: $(VENV)/.starter
 	NANOVLM=$(NANOVLM) $(BIN)/python -m benchmarks.speed $(ROWS) $(BENCH)
 

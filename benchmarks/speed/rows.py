@@ -309,14 +309,6 @@ def _of_answering() -> list[Row]:
                 True,
                 _concurrent,
             ),
-            Row(
-                f"decode_int8{suffix}",
-                f"decoding with int8 weights vs bfloat16, {about}",
-                group,
-                None,
-                True,
-                _int8,
-            ),
         ]
     return rows
 
@@ -324,6 +316,14 @@ def _of_answering() -> list[Row]:
 ROWS: tuple[Row, ...] = (
     *_of_training(),
     *_of_answering(),
+    Row(
+        "decode_int8",
+        "decoding with int8 weights vs bfloat16, both llavit's",
+        "answer",
+        None,
+        True,
+        _int8,
+    ),
     Row(
         "scaling",
         "exponent of step time over tokens: visual tokens, images per sample, samples per batch",
