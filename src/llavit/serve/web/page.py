@@ -8,6 +8,7 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -202,26 +203,35 @@ class Page:
         except Exception as error:
             talk.busy = False  # nothing was asked yet: the question stays in the box
             raise _shown_error("Not asked", error) from error
-        yield from self._answer(talk, question, pictures, sampling, {"text": question, "files": files})
+        asked = {"text": question, "files": files}
+        yield from self._answer(talk, request, question, pictures, sampling, asked)
 
     def _answer(
-        self, talk: Talk, question: str, pictures: list[Picture], sampling: Sampling, asked: dict[str, Any]
+        self,
+        talk: Talk,
+        request: gr.Request,
+        question: str,
+        pictures: list[Picture],
+        sampling: Sampling,
+        asked: dict[str, Any],
     ) -> Iterator[tuple[Any, Any]]:
         """Show an answer as it is written; a question that no model could answer goes back into the box."""
-        steps = talk.ask(question, pictures, sampling)
-        next(steps)
-        busy = gr.MultimodalTextbox(value={"text": "", "files": []}, submit_btn=False, stop_btn=True)
-        yield self._html(talk), busy
-        for _ in steps:
-            if talk.left:
-                return
-            yield self._html(talk), gr.skip()
+        with closing(talk.ask(question, pictures, sampling)) as steps:
+            next(steps)
+            yield self._html(talk), _box(busy=True, value={"text": "", "files": []})
+            for _ in steps:
+                if talk.left:
+                    break
+                yield self._html(talk), gr.skip()
         if talk.left:
-            return
-        ready: dict[str, Any] = {"submit_btn": True, "stop_btn": False}
-        if all(reply.error is not None for reply in talk.exchanges[-1].replies):
-            ready["value"] = asked
-        yield self._html(talk), gr.MultimodalTextbox(**ready)
+            # An old state may have reached the page after the new conversation, which therefore has the last word.
+            now = self._talks.get(str(request.session_hash))
+            if now is not None:
+                yield self._html(now), _box(busy=now.busy)
+        elif all(reply.error is not None for reply in talk.exchanges[-1].replies):
+            yield self._html(talk), _box(busy=False, value=asked)
+        else:
+            yield self._html(talk), _box(busy=False)
 
     def _clicked(
         self,
@@ -244,7 +254,8 @@ class Page:
                 talk.busy = False
                 raise _shown_error("Not asked", error) from error
             pictures = [self._picture(example.image)]
-            yield from self._answer(talk, example.question, pictures, sampling, {"text": example.question})
+            asked = {"text": example.question}
+            yield from self._answer(talk, request, example.question, pictures, sampling, asked)
             return
         try:
             exchange, model = int(data["exchange"]), int(data["model"])
@@ -262,9 +273,7 @@ class Page:
 
     def _new(self, request: gr.Request) -> tuple[Any, Any]:
         self._forget(request)
-        return self._html(self._talk(request)), gr.MultimodalTextbox(
-            value={"text": "", "files": []}, submit_btn=True, stop_btn=False
-        )
+        return self._html(self._talk(request)), _box(busy=False, value={"text": "", "files": []})
 
     def _left(self, request: gr.Request) -> None:
         self._forget(request)
@@ -305,6 +314,11 @@ class Page:
         small.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
         small.save(path)
         return f"gradio_api/file={path}"
+
+
+def _box(*, busy: bool, **changes: Any) -> Any:
+    """The box to ask in, with the button that fits: to stop while an answer is written, to send otherwise."""
+    return gr.MultimodalTextbox(submit_btn=not busy, stop_btn=busy, **changes)
 
 
 def _shown_error(title: str, error: BaseException) -> gr.Error:

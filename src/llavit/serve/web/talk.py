@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,7 +134,7 @@ class Talk:
             for picture in exchange.pictures
         ]
 
-    def ask(self, question: str, pictures: list[Picture], sampling: Sampling) -> Iterator[None]:
+    def ask(self, question: str, pictures: list[Picture], sampling: Sampling) -> Generator[None, None, None]:
         """Ask all models; the talk changes as answers come, and this yields when there is something new to show.
 
         What goes wrong becomes the reply's `error`. Closing the iterator stops the answers.
