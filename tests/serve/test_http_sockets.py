@@ -1,22 +1,22 @@
-"""Over real sockets: clients that go away, are slow, endless, too many or no HTTP at all; and the end of a server."""
+"""Over real sockets: clients that go away, are slow, endless, too many or no HTTP at all."""
 
 import json
-import os
 import select
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 
 import httpx
 import pytest
-from typer.testing import CliRunner
 
 from llavit import Engine
-from llavit.cli import app
-from tests.serve.http_parts import NEVER_ENDS, chat, image_part, running, wait_until
+from tests.serve.http_parts import (
+    NEVER_ENDS,
+    chat,
+    image_part,
+    running,
+    wait_until,
+)
 
 LONG = {"max_tokens": 440, **NEVER_ENDS}
 
@@ -236,124 +236,3 @@ def test_an_answer_that_takes_too_long_is_cut_and_says_so(http_engine):
     body = answer.json()
     assert body["timed_out"] and body["choices"][0]["finish_reason"] == "length"
     assert 0 < body["usage"]["completion_tokens"] < LONG["max_tokens"]
-
-
-@pytest.fixture(scope="module")
-def folder(tiny, tmp_path_factory):
-    path = tmp_path_factory.mktemp("served")
-    built = tiny.build()
-    built.model.save_pretrained(path)
-    built.processor.save_pretrained(path)
-    return path
-
-
-class Command:
-    """`llavit serve` in a process of its own."""
-
-    def __init__(self, folder, *options, **environment):
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                "from llavit.cli import app; app()",
-                "serve",
-                folder,
-                "--port",
-                "0",
-                *options,
-            ],
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **environment},
-        )
-        self.lines: list[str] = []
-        self.reader = threading.Thread(target=self._read, daemon=True)
-        self.reader.start()
-        wait_until(lambda: self.said("is served at") or self.process.poll() is not None, 60, "start")
-        line = self.said("is served at")
-        assert line, self.lines
-        self.url = line.partition("is served at ")[2].split("/v1")[0]
-
-    def _read(self):
-        for line in self.process.stderr:
-            self.lines.append(line)
-
-    def said(self, words):
-        return next((line for line in list(self.lines) if words in line), None)
-
-
-def test_sigterm_finishes_what_runs_then_exits_with_0(folder):
-    command = Command(folder, "--compile", "never")
-    try:
-        lines = []
-        first = threading.Event()
-
-        def ask():
-            with httpx.stream(
-                "POST",
-                f"{command.url}/v1/chat/completions",
-                json={**chat("Talk", stream=True, **LONG), "model": folder.name},
-                timeout=60,
-            ) as answer:
-                for line in answer.iter_lines():
-                    lines.append(line)
-                    first.set()
-
-        thread = threading.Thread(target=ask)
-        thread.start()
-        assert first.wait(30)
-        command.process.send_signal(signal.SIGTERM)
-        with httpx.Client(base_url=command.url, timeout=10) as http:
-            wait_until(lambda: http.get("/health").status_code == 503, what="503 of /health")
-            assert http.get("/health").json()["error"]["code"] == "shutting_down"
-            refused = http.post("/v1/chat/completions", json={**chat("a"), "model": folder.name})
-            assert refused.status_code == 503 and refused.headers["retry-after"]
-        thread.join(60)
-        assert lines[-2] == "data: [DONE]"
-        counts = [
-            json.loads(line[6:])["choices"][0]["finish_reason"]
-            for line in lines
-            if line.startswith("data: {")
-        ]
-        assert counts[-1] == "length"
-        assert command.process.wait(30) == 0
-        command.reader.join(10)
-        assert (
-            command.said("SIGTERM: finishing 1 running and 0 waiting requests")
-            and "stopped\n" in command.lines
-        )
-    finally:
-        command.process.kill()
-
-
-def test_neither_keys_nor_images_are_ever_printed(folder):
-    command = Command(folder, "--log-level", "debug", "--compile", "never", LLAVIT_API_KEY="sesame-opens")
-    try:
-        part = image_part()
-        for key in ("sesame-opens", "sesame-wrong"):
-            httpx.post(
-                f"{command.url}/v1/chat/completions?api_key={key}",
-                json={**chat("Private words", part), "model": folder.name},
-                headers={"authorization": f"Bearer {key}"},
-                timeout=30,
-            )
-        httpx.get(f"{command.url}/evil%0a%1b[31mline")
-        command.process.send_signal(signal.SIGINT)
-        assert command.process.wait(30) == 0
-        command.reader.join(10)
-        text = "".join(command.lines)
-        assert "POST  /v1/chat/completions  200" in text and "POST  /v1/chat/completions  401" in text
-        assert "sesame" not in text and "Private" not in text and "base64" not in text
-        assert part["image_url"]["url"][30:60] not in text
-        assert "\x1b[31m" not in text and "/evil%0A%1B%5B31mline  404" in text
-    finally:
-        command.process.kill()
-
-
-def test_an_address_that_is_taken_is_said_before_the_model_loads(folder):
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = str(other.getsockname()[1])
-        done = CliRunner().invoke(app, ["serve", str(folder), "--port", port])
-    assert done.exit_code == 2 and f"cannot listen at 127.0.0.1:{port}" in done.output
