@@ -260,6 +260,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path, help="a JSON file; the picture gets the same name and .png")
     parser.add_argument("--about", default="", help="what the model is, for the JSON")
+    parser.add_argument("--note", default="", help="how the machine was, for the JSON")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=24, help="most tokens of an answer")
@@ -278,6 +279,7 @@ def main() -> None:
     result = {
         "what": "A soak of the server: benchmarks/soak.py",
         "model": chosen.about or chosen.model.name,
+        "note": chosen.note,
         "command": " ".join(server.command),
         "clients": chosen.clients,
         "tokens_of_an_answer": chosen.tokens,
