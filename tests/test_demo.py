@@ -41,6 +41,6 @@ def test_the_demo_sees(tmp_path):
     command = [sys.executable, "-m", "llavit.cli", "demo", "--output", str(tmp_path)]
     subprocess.run(command, check=True)  # in a process of its own: its memory is the demo's alone
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["peak_memory_gib"] * 2**30 < 7e9
+    assert report["peak_memory_gib"] * 2**30 < 8e9
     assert report["accuracy"] - report["blind_accuracy"] >= 0.30
     assert report["accuracy"] > report["majority_accuracy"]
