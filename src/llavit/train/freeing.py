@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-TRIM_EVERY = 50
+TRIM_EVERY = 25
 """Steps between two trims of the heap. The step behind a trim takes some tenths of a second longer on a CPU."""
 
 
