@@ -236,6 +236,8 @@ def test_another_type_of_body_is_refused(http_engine, kind):
         ("GET", "/", 404),
         ("GET", "/v1/completions", 404),
         ("POST", "/v1/embeddings", 404),
+        ("POST", "/v1/chat/completions/", 404),
+        ("POST", "//v1/chat/completions", 404),
         ("GET", "/v1/models/../../etc/passwd", 404),
         ("GET", "/v1/models/%00%0d%0a", 404),
         ("GET", "/v1/chat/completions", 405),

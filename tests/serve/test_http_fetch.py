@@ -134,6 +134,11 @@ def test_what_an_allowed_host_does_wrong_is_told(host, path, says):
     assert len(Host.asked) == asked + 1
 
 
+def test_https_where_there_is_none_is_told(host):
+    url = at(host, "/cat.png").replace("http:", "https:")
+    assert "could not be downloaded" in refusal(fetcher(host), url)
+
+
 def test_a_download_that_takes_too_long_is_given_up(host):
     assert "within 0.2 s" in refusal(fetcher(host, timeout=0.2), at(host, "/slow.png"))
 

@@ -57,6 +57,7 @@ def create_app(
         version=_version(),
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
     )
     app.state.draining = False

@@ -7,6 +7,7 @@ gains nothing. Redirects are not followed, proxies of the environment not used.
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import socket
 import ssl
@@ -192,8 +193,11 @@ class Fetcher:
             message = f"the URL cannot be used: {sayable(str(error), 200)}"
         raise ApiError(400, f"{param}: {message}", param=param, code="image_download_failed")
 
+    @functools.cached_property
+    def _certificates(self) -> ssl.SSLContext:
+        return ssl.create_default_context()
+
     async def _download(self, target: Target, param: str) -> bytes:
-        context = ssl.create_default_context()
         limit = self.timeout
         timeouts = {"timeout": {"connect": limit, "read": limit, "write": limit, "pool": limit}}
         url = httpcore.URL(
@@ -201,7 +205,9 @@ class Fetcher:
         )  # of the parts that were checked: a second parser might read another host
         headers = [("Host", target.authority), ("Accept", "image/*"), ("User-Agent", "llavit")]
         async with (
-            httpcore.AsyncConnectionPool(ssl_context=context, network_backend=self.backend) as pool,
+            httpcore.AsyncConnectionPool(
+                ssl_context=self._certificates, network_backend=self.backend
+            ) as pool,
             pool.stream("GET", url, headers=headers, extensions=timeouts) as response,
         ):
             if response.status != 200:

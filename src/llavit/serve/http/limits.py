@@ -94,7 +94,7 @@ class BodyLimits:
         self.held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with 400, 408, 411, 413, 415 or 429, or pass on."""
+        """Answer with 408, 413, 415 or 429, or pass on."""
         if scope["type"] != "http" or scope["path"] != CHAT or scope["method"] != "POST":
             return await self.app(scope, receive, send)
         if self.under_way >= self.settings.max_requests:
