@@ -213,9 +213,9 @@ def decode_masks(
     def made(kind: str) -> torch.Tensor:
         mask = seen if kind == "full_attention" else seen & (columns_w > positions_b[:, None] - size)
         mask = mask[:, None, None]
-        if text_config._attn_implementation == "sdpa":
-            return mask
-        return torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)
+        if text_config._attn_implementation == "eager":
+            return torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)
+        return mask
 
     if kinds is not None:
         return {kind: made(kind) for kind in kinds}

@@ -1,8 +1,8 @@
 """Where keys and values of running requests live: one row (slot) each, in tensors that never move.
 
-All layers share one tensor, so that reading, writing and moving a row is one copy:
+    keys[layer], values[layer]: (slot, kv head, position, head width)
 
-    kv[layer, 0 keys / 1 values, slot, kv head, position, head width]
+Each is a tensor of its own: a compiled graph takes them all and writes into them.
 
 `SlotCache` shows it to transformers' own attention layers as an ordinary cache. Rows of a batch are neighbouring slots
 and see the same stretch of positions, so that what a layer reads is a view and not a copy.
@@ -54,7 +54,7 @@ class _SlotLayer(CacheLayerMixin):
         return self.cache.past + query_length, 0
 
     def get_max_length(self) -> int:
-        return self.cache.kv.shape[-2]
+        return self.cache.length
 
     get_max_cache_shape = get_max_length
 
@@ -73,13 +73,16 @@ class SlotCache(Cache):
         device: where they are. On a CPU a page of memory is taken when it is first written to.
 
     Attributes:
-        kv: (layers, 2, slots, h, length, d).
+        keys: of each layer, (slots, h, length, d).
+        values: of each layer, the same.
+        length: positions of each row.
 
     Example:
         >>> from transformers import LlamaConfig
         >>> config = LlamaConfig(hidden_size=8, num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=3)
-        >>> SlotCache(config, slots=4, length=16, dtype=torch.float32, device="cpu").kv.shape
-        torch.Size([3, 2, 4, 1, 16, 4])
+        >>> slots = SlotCache(config, slots=4, length=16, dtype=torch.float32, device="cpu")
+        >>> len(slots.keys), slots.keys[0].shape
+        (3, torch.Size([4, 1, 16, 4]))
     """
 
     def __init__(self, text_config: Any, *, slots: int, length: int, dtype: torch.dtype, device: Any):
@@ -87,12 +90,16 @@ class SlotCache(Cache):
         width = getattr(text_config, "head_dim", None) or (
             text_config.hidden_size // text_config.num_attention_heads
         )
-        shape = (text_config.num_hidden_layers, 2, slots, heads, length, width)
-        self.kv = _zeros(shape, dtype, torch.device(device))
+        shape, layers = (slots, heads, length, width), range(text_config.num_hidden_layers)
+        self.length = length
+        self.keys = [_zeros(shape, dtype, torch.device(device)) for _ in layers]
+        self.values = [_zeros(shape, dtype, torch.device(device)) for _ in layers]
         self.rows = torch.arange(slots, device=device)
         self.first = self.past = self.window = 0
         self.positions: torch.Tensor | None = None
-        super().__init__(layers=[_SlotLayer(layer[0], layer[1], self) for layer in self.kv])
+        super().__init__(
+            layers=[_SlotLayer(k, v, self) for k, v in zip(self.keys, self.values, strict=True)]
+        )
 
     def prefill_at(self, slot: int, past: int) -> None:
         """Let the next forward pass write the tokens of this row and those after it from position `past` on."""
@@ -103,20 +110,24 @@ class SlotCache(Cache):
         self.first, self.past, self.positions, self.window = 0, window - 1, positions_b, window
 
     def read(self, slot: int, start: int, end: int) -> torch.Tensor:
-        """Copy keys and values of a row's positions, (layers, 2, h, end - start, d)."""
-        return self.kv[:, :, slot, :, start:end].clone()
+        """Copy keys and values of a row's positions, (2, layers, h, end - start, d)."""
+        rows = [each[slot, :, start:end] for each in (*self.keys, *self.values)]
+        return torch.stack(rows).view(2, len(self.keys), *rows[0].shape)
 
     def write(self, slot: int, start: int, kv: torch.Tensor) -> None:
         """Put what `read` gave into a row."""
-        self.kv[:, :, slot, :, start : start + kv.shape[-2]] = kv
+        for each, saved in zip((*self.keys, *self.values), kv.flatten(0, 1), strict=True):
+            each[slot, :, start : start + kv.shape[-2]] = saved
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first positions of one row into another."""
-        self.kv[:, :, target, :, :length] = self.kv[:, :, source, :, :length]
+        for each in (*self.keys, *self.values):
+            each[target, :, :length] = each[source, :, :length]
 
     def clear(self, slot: int, length: int) -> None:
         """Forget the first positions of a row that may not be finite: masked ones would still turn sums into NaN."""
-        self.kv[:, :, slot, :, :length].zero_()
+        for each in (*self.keys, *self.values):
+            each[slot, :, :length].zero_()
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
