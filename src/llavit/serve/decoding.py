@@ -14,7 +14,6 @@ Legend: b rows, h heads, g query heads of a kv head, w positions that are looked
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,12 +21,9 @@ from typing import Any
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from llavit.compiling import Compile, why_not
 from llavit.model.compat import cache_argument
 from llavit.serve.runner import decode_masks
 from llavit.serve.slots import SlotCache
-
-logger = logging.getLogger(__name__)
 
 PACKED = "llavit_packed_heads"
 """Name of `packed_attention` among transformers' attention implementations."""
@@ -82,7 +78,9 @@ class _Rows:
 
     is_compileable = True
 
-    def __init__(self, keys: list[torch.Tensor], values: list[torch.Tensor], positions_b: torch.Tensor, w: int):
+    def __init__(
+        self, keys: list[torch.Tensor], values: list[torch.Tensor], positions_b: torch.Tensor, w: int
+    ):
         self.keys, self.values, self.positions_b, self.w = keys, values, positions_b, w
         self.rows = torch.arange(len(positions_b), device=positions_b.device)
 
@@ -126,13 +124,14 @@ class CompiledDecode:
     def __call__(self, tokens_b: torch.Tensor, positions_b: torch.Tensor, window: int) -> torch.Tensor:
         """Give logits (b, v) for one token of each of the first b rows."""
         rows = len(tokens_b)
-        graph = 1 if rows == 1 else self.max_batch
-        if rows < graph:
-            # The rows beyond are free: what is written to their first position is overwritten by who comes next.
-            tokens_b = torch.nn.functional.pad(tokens_b, (0, graph - rows))
-            positions_b = torch.nn.functional.pad(positions_b, (0, graph - rows))
+        if rows == 1 and len(self.slots.rows) > 1:
+            # A graph for one row could do nothing else. The second row is free: what is written to its first position is
+            # overwritten by who comes next.
+            tokens_b = torch.nn.functional.pad(tokens_b, (0, 1))
+            positions_b = torch.nn.functional.pad(positions_b, (0, 1))
         columns_w = self.columns[:window]
-        torch._dynamo.maybe_mark_dynamic(columns_w, 0)
+        for tensor in (tokens_b, positions_b, columns_w):
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
         with self._settings():
             return self._step(tokens_b, positions_b, columns_w, self.slots.keys, self.slots.values)[:rows]
 

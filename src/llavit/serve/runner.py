@@ -54,6 +54,7 @@ class Runner:
         self.text_config = model.model.language_model.config
         self.device = model.device
         self.kinds = layer_kinds(self.text_config)
+        self.max_batch = max_batch
         self.max_length = _max_length(self.text_config, max_length)
         self.slots = SlotCache(
             self.text_config, slots=max_batch, length=self.max_length, dtype=model.dtype, device=self.device
@@ -61,6 +62,31 @@ class Runner:
         self._filler = 0 if model.config.image_token_id else 1  # any token of text
         self._columns = torch.arange(self.max_length, device=self.device)
         self._decode_step: DecodeStep = self._decode_eager
+
+    def compile(self, pixels: torch.Tensor) -> None:
+        """Compile decoding and the LLM's layers now; takes a minute or two the first time. The slots must be free.
+
+        Args:
+            pixels: (1, 3, height, width) of any image, to try the graphs with.
+        """
+        from llavit.serve.decoding import CompiledDecode
+
+        step = CompiledDecode(self.model, self.kinds, self.slots, self.max_batch)
+        step.warm_up()
+        self._decode_step = step
+        for layer in self.model.model.language_model.layers:
+            layer.compile(dynamic=True)
+        features = self.features(pixels)
+        count = features.shape[1]
+        image, word = self.model.config.image_token_id, 0 if self.model.config.image_token_id else 1
+        for before, after in ((3, 9), (5, 17)):  # other lengths, so that graphs take any length
+            ids = [word] * before + [image] * count + [word] * after
+            image_ids = torch.tensor([0 if token == image else -1 for token in ids])
+            if len(ids) > self.max_length:
+                return
+            self.prefill(0, ids, image_ids, features)
+            self.prefill(0, [word] * after, torch.full((after,), -1), past=before + count)
+            self.prefill(0, [word] * after, torch.full((after,), -1))
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Run the vision tower over images (n, 3, height, width)."""

@@ -97,9 +97,7 @@ class SlotCache(Cache):
         self.rows = torch.arange(slots, device=device)
         self.first = self.past = self.window = 0
         self.positions: torch.Tensor | None = None
-        super().__init__(
-            layers=[_SlotLayer(k, v, self) for k, v in zip(self.keys, self.values, strict=True)]
-        )
+        super().__init__(layers=[_SlotLayer(k, v, self) for k, v in zip(self.keys, self.values, strict=True)])
 
     def prefill_at(self, slot: int, past: int) -> None:
         """Let the next forward pass write the tokens of this row and those after it from position `past` on."""

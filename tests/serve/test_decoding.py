@@ -1,0 +1,91 @@
+"""Compiled decoding: the same answers as the plain step, for any number of rows and positions."""
+
+import logging
+
+import pytest
+import torch
+
+from llavit.compiling import why_not
+from llavit.serve.decoding import CompiledDecode, packed_attention
+from llavit.serve.runner import Runner
+from tests.model.families import LLMS, tiny
+from tests.serve.parts import engine_of, picture, user
+
+WORKS = pytest.mark.skipif(why_not() is not None, reason=f"torch.compile does not work here: {why_not()}")
+
+
+def test_packed_heads_attend_as_repeated_keys_do():
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 6, 1, 8, generator=generator)
+    key, value = torch.randn(2, 2, 2, 5, 8, generator=generator)
+    mask = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 0]]).bool()[:, None, None]
+    plain = torch.nn.functional.scaled_dot_product_attention(
+        query, key.repeat_interleave(3, 1), value.repeat_interleave(3, 1), attn_mask=mask, scale=0.3
+    )
+    packed, _ = packed_attention(torch.nn.Module(), query, key, value, mask, scaling=0.3)
+    torch.testing.assert_close(packed, plain.transpose(1, 2))
+
+
+def compare_steps(llm: str) -> None:
+    """Run the plain step and the compiled one behind the same prompts."""
+    torch._dynamo.reset()
+    model = tiny(llm)
+    runner = Runner(model, max_batch=3)
+    generator = torch.Generator().manual_seed(1)
+    with torch.inference_mode():
+        step = CompiledDecode(model, runner.kinds, runner.slots, 3)
+        for rows, length in ((1, 6), (2, 20), (3, 70), (1, 70)):
+            for row in range(rows):
+                ids = torch.randint(3, 90, (length - row,), generator=generator).tolist()
+                runner.prefill(row, ids, torch.full((len(ids),), -1))
+            tokens = torch.randint(3, 90, (rows,), generator=generator)
+            positions = torch.tensor([length - row for row in range(rows)])
+            window = min(-(-(length + 1) // 64) * 64, runner.max_length)
+            plain = runner._decode_eager(tokens, positions, window)
+            compiled = step(tokens, positions, window)
+            # The plain step wrote the same keys and values before, so both see the same context.
+            torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
+            assert model.get_decoder().config._attn_implementation in ("sdpa", "eager")
+
+
+@WORKS
+def test_a_compiled_step_gives_the_logits_of_the_plain_one():
+    compare_steps("llama")
+
+
+@WORKS
+@pytest.mark.slow  # a minute of compiling
+@pytest.mark.parametrize("llm", [name for name in LLMS if name != "llama"])
+def test_a_compiled_step_gives_the_logits_of_the_plain_one_in_every_family(llm):
+    compare_steps(llm)
+
+
+@WORKS
+def test_a_compiled_engine_answers_as_a_plain_one():
+    torch._dynamo.reset()
+    questions = [
+        [user(picture(1), "w5 w6")],
+        [user("w7 w8")],
+        [user(picture(1), "w9")],  # its image is in the cache
+        [user(picture(2), "w5", picture(1), "w10 w11 w12")],
+    ]
+    answers = []
+    for compile in ("never", "always"):
+        with engine_of(options={"compile": compile}) as engine:
+            alone = [engine.answer(turns, max_new_tokens=8).token_ids for turns in questions]
+            together = [answer.token_ids for answer in engine.answer_many(questions, max_new_tokens=8)]
+            assert alone == together
+            assert engine.stats().image_cache_hits > 0
+            answers.append(alone)
+    assert answers[0] == answers[1]
+
+
+def test_where_nothing_compiles_auto_runs_as_it_is_and_says_so_once(monkeypatch, caplog):
+    monkeypatch.setattr("llavit.compiling.why_not", lambda: "no C++ compiler")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            with engine_of(options={"compile": "auto"}) as engine:
+                assert engine.answer("w5", max_new_tokens=2).completion_tokens > 0
+    assert sum("no C++ compiler" in record.message for record in caplog.records) == 1
+    with pytest.raises(RuntimeError, match="install a C\\+\\+ compiler"):
+        engine_of(options={"compile": "always"}).__enter__()
