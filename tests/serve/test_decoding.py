@@ -33,7 +33,7 @@ def compare_steps(llm: str) -> None:
     runner = Runner(model, max_batch=3)
     generator = torch.Generator().manual_seed(1)
     with torch.inference_mode():
-        step = CompiledDecode(model, runner.kinds, runner.slots, 3)
+        step = CompiledDecode(model, runner.kinds, runner.slots)
         for rows, length in ((1, 6), (2, 20), (3, 70), (1, 70)):
             for row in range(rows):
                 ids = torch.randint(3, 90, (length - row,), generator=generator).tolist()
@@ -61,6 +61,7 @@ def test_a_compiled_step_gives_the_logits_of_the_plain_one_in_every_family(llm):
 
 
 @WORKS
+@pytest.mark.slow  # a minute of compiling
 def test_a_compiled_engine_answers_as_a_plain_one():
     torch._dynamo.reset()
     questions = [
@@ -85,7 +86,7 @@ def test_where_nothing_compiles_auto_runs_as_it_is_and_says_so_once(monkeypatch,
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             with engine_of(options={"compile": "auto"}) as engine:
-                assert engine.answer("w5", max_new_tokens=2).completion_tokens > 0
+                assert engine.answer("w5", max_new_tokens=2, min_new_tokens=2).token_ids
     assert sum("no C++ compiler" in record.message for record in caplog.records) == 1
     with pytest.raises(RuntimeError, match="install a C\\+\\+ compiler"):
         engine_of(options={"compile": "always"}).__enter__()

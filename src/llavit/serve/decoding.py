@@ -7,7 +7,7 @@ way is everything around that. Three things are done about it, and none changes 
 - on a CPU the graph holds weights in the order in which the matrix unit reads them (inductor's freezing), a copy;
 - query heads that share keys are rows of one attention problem, so that keys and values are read as they lie.
 
-There is one graph for a single row and one for several; both take any number of positions to look at.
+One graph serves any number of rows and any number of positions to look at, as making it takes a minute or two.
 
 Legend: b rows, h heads, g query heads of a kv head, w positions that are looked at, d head width, v vocabulary.
 """
@@ -30,6 +30,13 @@ PACKED = "llavit_packed_heads"
 
 MOST_COPIED = 4 << 30
 """Bytes of weights above which a CPU's graphs read them where they are, instead of holding a copy in another order."""
+
+_COPYING = {
+    "freezing": True,
+    "max_autotune": True,
+    "max_autotune_gemm_backends": "CPP,ATEN",
+    "cpp.enable_grouped_gemm_template": True,  # q, k, v in one pass, gate and up in another
+}
 
 
 def packed_attention(
@@ -104,20 +111,22 @@ class CompiledDecode:
         model: a LLaViT or LLaVA, in evaluation mode.
         kinds: of its layers, see `runner.layer_kinds`.
         slots: keys and values.
-        max_batch: rows of the graph for several.
 
     Example:
-        step = CompiledDecode(model, kinds, slots, max_batch=16)
+        step = CompiledDecode(model, kinds, slots)
         logits = step(tokens, positions, window=64)
     """
 
-    def __init__(self, model: Any, kinds: tuple[str, ...] | None, slots: SlotCache, max_batch: int):
+    def __init__(self, model: Any, kinds: tuple[str, ...] | None, slots: SlotCache):
         self.llm, self.head, self.kinds = model.get_decoder(), model.lm_head, kinds
-        self.slots, self.max_batch = slots, max_batch
-        self.dtype = model.dtype
+        self.slots, self.dtype = slots, model.dtype
         self.columns = torch.arange(slots.length, device=model.device)
         weights = [*self.llm.parameters(), *self.head.parameters()]
-        self.copies = model.device.type == "cpu" and sum(w.nbytes for w in weights) <= MOST_COPIED
+        self.copies = (
+            model.device.type == "cpu"
+            and sum(w.nbytes for w in weights) <= MOST_COPIED
+            and all(w.is_floating_point() for w in weights)  # int8 ones are read as they are
+        )
         self.packs_heads = self.llm.config._attn_implementation == "sdpa"
         self._step = torch.compile(self._forward, dynamic=False)
 
@@ -125,8 +134,8 @@ class CompiledDecode:
         """Give logits (b, v) for one token of each of the first b rows."""
         rows = len(tokens_b)
         if rows == 1 and len(self.slots.rows) > 1:
-            # A graph for one row could do nothing else. The second row is free: what is written to its first position is
-            # overwritten by who comes next.
+            # A graph for one row could do nothing else. The second row is free: what is written to its first
+            # position is overwritten by who comes next.
             tokens_b = torch.nn.functional.pad(tokens_b, (0, 1))
             positions_b = torch.nn.functional.pad(positions_b, (0, 1))
         columns_w = self.columns[:window]
@@ -136,12 +145,11 @@ class CompiledDecode:
             return self._step(tokens_b, positions_b, columns_w, self.slots.keys, self.slots.values)[:rows]
 
     def warm_up(self) -> None:
-        """Compile both graphs now; the slots must be free."""
-        device = self.columns.device
-        for rows in sorted({1, self.max_batch}):
-            for window in (64, 128):
-                zeros = torch.zeros(rows, dtype=torch.long, device=device)
-                self(zeros, zeros, min(window, self.slots.length))
+        """Make the graph now; the slots must be free."""
+        most = len(self.slots.rows)
+        for rows in sorted({min(2, most), most}):  # one graph, unless weights in int8 have a kernel for few rows
+            zeros = torch.zeros(rows, dtype=torch.long, device=self.columns.device)
+            self(zeros, zeros, min(64, self.slots.length))
 
     def _forward(
         self,
@@ -168,9 +176,7 @@ class CompiledDecode:
             config._attn_implementation = PACKED
         try:
             if self.copies:
-                with torch._inductor.config.patch(
-                    freezing=True, max_autotune=True, max_autotune_gemm_backends="CPP,ATEN"
-                ):
+                with torch._inductor.config.patch(_COPYING):
                     yield
             else:
                 yield

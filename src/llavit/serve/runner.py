@@ -54,7 +54,6 @@ class Runner:
         self.text_config = model.model.language_model.config
         self.device = model.device
         self.kinds = layer_kinds(self.text_config)
-        self.max_batch = max_batch
         self.max_length = _max_length(self.text_config, max_length)
         self.slots = SlotCache(
             self.text_config, slots=max_batch, length=self.max_length, dtype=model.dtype, device=self.device
@@ -71,7 +70,7 @@ class Runner:
         """
         from llavit.serve.decoding import CompiledDecode
 
-        step = CompiledDecode(self.model, self.kinds, self.slots, self.max_batch)
+        step = CompiledDecode(self.model, self.kinds, self.slots)
         step.warm_up()
         self._decode_step = step
         for layer in self.model.model.language_model.layers:
