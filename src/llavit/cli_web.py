@@ -47,6 +47,7 @@ def web(
     ] = None,
     dtype: Annotated[Dtype, typer.Option(help="Type of the weights.")] = Dtype.auto,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU if there is one.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="int8, or nothing.")] = None,
     compile_: Annotated[
         Compile, typer.Option("--compile", help="Compile the decode step.", show_choices=True)
     ] = Compile.auto,
@@ -91,6 +92,7 @@ def web(
                     Path(source) if Path(source).is_dir() else source,
                     dtype=dtype.value,
                     device=device,
+                    quantize=quantize,
                     compile=compile_.value,
                     max_batch=max_batch,
                     max_queue=max_queue,
