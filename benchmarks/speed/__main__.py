@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--again", action="store_true", help="measure again what an interrupted run has finished"
     )
     parser.add_argument(
-        "--peer-compile", type=float, default=300, metavar="SECONDS", help="for the compiled peer"
+        "--peer-compile", type=float, default=300, metavar="SECONDS", help="for a step of the compiled peer"
     )
     parser.add_argument("--report", action="store_true", help="only write table and picture anew")
     options = parser.parse_args(arguments)

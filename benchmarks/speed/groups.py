@@ -31,7 +31,7 @@ class Settings:
         batch: samples of a training step; for image sizes after the first one, a share of it, so that steps have
             a like number of tokens.
         overrides: of our recipe, `KEY=VALUE`.
-        compile_peer: seconds that the compiled peer gets to become ready; 0 leaves it out.
+        compile_peer: seconds that the compiled peer gets for any step of its warm-up; 0 leaves it out.
         nano: folder of a nanoVLM checkout, or None.
         quick: smaller everything; for tests of the harness, whose figures mean nothing.
     """
@@ -116,7 +116,9 @@ def training(bench: Bench, stage: str, size_index: int) -> dict[str, Any]:
             running[label] = stack.enter_context(bench.side(f"{name}-{label}", "train_ours", spec))
             warm(bench, running[label])
         known = bench.earlier.get(stage, {}).get("peer_variants", []) if size_index else []
-        peer, tried = best_peer(bench, stack, name, {**base, "samples": str(samples)}, known)
+        compiling = stage == "instruct" or not compiling_lost(bench.earlier.get("instruct", {}))
+        spec = {**base, "samples": str(samples)}
+        peer, tried = best_peer(bench, stack, name, spec, known, compiling)
         running["peer"] = peer
         nano: dict[str, Any] = {"left out": "NANOVLM is not set to the folder of a nanoVLM checkout"}
         if settings.nano:
@@ -163,6 +165,14 @@ def warm(bench: Bench, side: Side, limit: float = 900, steps: int | None = None)
         side.ask("steps", count=1, limit=limit)
 
 
+def compiling_lost(raw: dict[str, Any]) -> bool:
+    """Say whether the compiled peer failed or was slower in what was measured before."""
+    variants = raw.get("peer_variants", [])
+    worked = [each for each in variants if "failed" not in each]
+    tried = any("compile" in each["way"] for each in variants)
+    return tried and "compile" not in min(worked, key=lambda each: sum(each["seconds_of_two_steps"]))["way"]
+
+
 def align(sides: list[Side]) -> None:
     """Let sides that have taken fewer steps catch up, so that all are to train on the same samples from now on."""
     done = [side.last["first_step"] + side.last["steps"] for side in sides]
@@ -172,7 +182,12 @@ def align(sides: list[Side]) -> None:
 
 
 def best_peer(
-    bench: Bench, stack: ExitStack, name: str, spec: dict[str, Any], known: list[dict[str, Any]]
+    bench: Bench,
+    stack: ExitStack,
+    name: str,
+    spec: dict[str, Any],
+    known: list[dict[str, Any]],
+    compiling: bool,
 ) -> tuple[Side, list[dict[str, Any]]]:
     """Try the ways in which a good user would run the peer, give the fastest, and what each took.
 
@@ -182,11 +197,12 @@ def best_peer(
         name: of what is measured.
         spec: of the side.
         known: what ways took with fewer visual tokens: only the fastest of them is tried, as compiling takes minutes.
+        compiling: whether to try torch_compile.
     """
     ways: list[tuple[str, dict[str, Any]]] = [("plain", {})]
     if spec["stage"] == "pretrain":
         ways.append(("frozen LLM in bfloat16", {"frozen_bf16": True}))
-    if bench.settings.compile_peer:
+    if bench.settings.compile_peer and compiling:
         last = ways[-1][1]
         ways.append(
             ("torch_compile" + (", frozen LLM in bfloat16" if last else ""), {**last, "compile": True})

@@ -11,7 +11,7 @@ from rich.console import Console
 from benchmarks.speed import report
 from benchmarks.speed.__main__ import GROUPS, run
 from benchmarks.speed.channel import SideFailed
-from benchmarks.speed.groups import Bench, Settings
+from benchmarks.speed.groups import Bench, Settings, compiling_lost
 from benchmarks.speed.limits import read_bytes_per_second
 from benchmarks.speed.material import Batches, Parts, Step, build, useful_flops
 from benchmarks.speed.rows import ROWS, chosen, fit
@@ -156,6 +156,17 @@ def test_useful_flops_are_those_of_a_step_without_padding_or_masked_attention(pa
     assert useful_flops(model.config, rates, step) == pytest.approx(counter.get_total_flops(), rel=0.02)
     causal = replace(step, attended=length * (length + 1) // 2)
     assert useful_flops(model.config, rates, causal) < useful_flops(model.config, rates, step)
+
+
+def test_a_compiled_peer_that_lost_or_failed_is_not_tried_again():
+    def variants(*each):
+        return {"peer_variants": [{"way": way, **result} for way, result in each]}
+
+    plain = ("plain", {"seconds_of_two_steps": [2, 2]})
+    assert not compiling_lost({}) and not compiling_lost(variants(plain))
+    assert compiling_lost(variants(plain, ("torch_compile", {"failed": "too slow"})))
+    assert compiling_lost(variants(plain, ("torch_compile", {"seconds_of_two_steps": [3, 2]})))
+    assert not compiling_lost(variants(plain, ("torch_compile", {"seconds_of_two_steps": [1, 2]})))
 
 
 def test_growth_is_fitted_where_attention_does_not_dominate():
