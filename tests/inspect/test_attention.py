@@ -10,11 +10,6 @@ from llavit.inspect.attention import answer_attention, answer_words, seen_box
 from llavit.inspect.weights import attention_weights
 from tests.model.families import LLMS, image_prompt, pixels, tiny
 
-
-def get_stance() -> str:
-    return torch._dynamo.eval_frame._stance.stance
-
-
 SWITCHES = [
     {},
     {"visual_qkv": False, "bidirectional_visual_attention": False},
@@ -76,11 +71,20 @@ def test_looking_leaves_the_model_and_its_attention_implementation_alone(llm):
 def test_compiled_layers_record_as_well_and_stay_compiled():
     model, inputs = tiny("llama", backend="sdpa"), prompt_of("llama")
     expected = attention_weights(model, inputs, [-1])
-    for layer in model.model.language_model.layers:
-        layer.compile(backend="eager")
+    layers, runs = model.model.language_model.layers, []
+
+    def backend(graph, example_inputs):
+        runs.append(graph)
+        return graph.forward
+
+    for layer in layers:
+        layer.compile(backend=backend)
     assert torch.equal(attention_weights(model, inputs, [-1]), expected)
-    assert all(layer._compiled_call_impl is not None for layer in model.model.language_model.layers)
-    assert get_stance() == "default"
+    assert runs == []
+    with torch.no_grad():
+        model(input_ids=inputs["input_ids"][None], pixel_values=inputs["pixel_values"])
+    assert runs
+    assert torch.equal(attention_weights(model, inputs, [-1]), expected)
 
 
 def test_the_implementation_is_restored_after_an_error():

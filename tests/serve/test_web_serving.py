@@ -38,7 +38,18 @@ def folder(tiny, tmp_path_factory):
 
 
 def test_the_command_serves_on_this_machine_only_until_it_is_stopped(folder):
-    command = [sys.executable, "-m", "llavit.cli", "web", str(folder), str(folder), "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "llavit.cli",
+        "web",
+        str(folder),
+        str(folder),
+        "--port",
+        "0",
+        "--compile",
+        "never",
+    ]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env={**os.environ, "NO_COLOR": "1"}
     )

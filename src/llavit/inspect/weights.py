@@ -10,7 +10,6 @@ Shapes: l sequence, h heads, g heads of keys, e width of a head, q queries.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -32,9 +31,6 @@ class _Recorder:
 
 
 _recorder: ContextVar[_Recorder] = ContextVar("llavit_attention_recorder")
-
-_stance = threading.Lock()
-"""torch's stance on compiling is one for all threads: two that set and restore it must not overlap."""
 
 
 @torch.no_grad()
@@ -124,12 +120,17 @@ def _recording(model: Any) -> Iterator[None]:
 
 @contextmanager
 def _uncompiled(model: Any) -> Iterator[None]:
-    """Run layers that were compiled in place as they are written, so that they record."""
-    if all(module._compiled_call_impl is None for module in model.modules()):
+    """Run layers that were compiled in place as they are written, so that they record. Touches this model only."""
+    compiled = {
+        module: module._compiled_call_impl for module in model.modules() if module._compiled_call_impl
+    }
+    for module in compiled:
+        module._compiled_call_impl = None
+    try:
         yield
-        return
-    with _stance, torch.compiler.set_stance("force_eager"):
-        yield
+    finally:
+        for module, call in compiled.items():
+            module._compiled_call_impl = call
 
 
 def _ours(base: str) -> str:
