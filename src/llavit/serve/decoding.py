@@ -147,7 +147,8 @@ class CompiledDecode:
     def warm_up(self) -> None:
         """Make the graph now; the slots must be free."""
         most = len(self.slots.rows)
-        for rows in sorted({min(2, most), most}):  # one graph, unless weights in int8 have a kernel for few rows
+        # One graph, unless weights in int8 have a kernel of their own for few rows.
+        for rows in sorted({min(2, most), most}):
             zeros = torch.zeros(rows, dtype=torch.long, device=self.columns.device)
             self(zeros, zeros, min(64, self.slots.length))
 
