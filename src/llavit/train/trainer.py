@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedDataParallelKwargs
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -192,6 +193,14 @@ class LlavitTrainer(Trainer):
         if self.args.world_size == 1:
             return numbers
         return self.accelerator.reduce(torch.tensor(numbers, device=self.args.device)).tolist()
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        """Let DDP add up gradients where they are, and not in copies as large as the model."""
+        args = super()._build_accelerator_args(**kwargs)
+        for handler in args["kwargs_handlers"]:
+            if isinstance(handler, DistributedDataParallelKwargs):
+                handler.gradient_as_bucket_view = True
+        return args
 
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any
