@@ -62,7 +62,7 @@ test-slow: $(VENV)/.dev test-extras $(LMMS)/.ready
 	$(QUIET_THREADS) LMMS_PYTHON=$(abspath $(LMMS))/bin/python $(BIN)/pytest -m "slow and not extras" $(TESTS)
 
 test-extras: $(EXTRAS)/.ready
-	$(QUIET_THREADS) $(EXTRAS)/bin/python -m pytest -m extras -rs tests/train tests/data
+	$(QUIET_THREADS) $(EXTRAS)/bin/python -m pytest -m extras -rs tests/train tests/data tests/model
 
 test-lmms: $(VENV)/.dev $(LMMS)/.ready
 	$(QUIET_THREADS) LMMS_PYTHON=$(abspath $(LMMS))/bin/python $(BIN)/pytest -m slow tests/evaluate/lmms
@@ -127,7 +127,7 @@ $(EXTRAS)/.ready: $(VENV)/.dev pyproject.toml
 	echo "import site; site.addsitedir('$$below')" > "$$here/below.pth"; \
 	needs=$$($(BIN)/python -c '$(WANTED)' wandb qlora deepspeed); \
 	$(EXTRAS)/bin/python -m pip --disable-pip-version-check install --no-warn-conflicts setuptools wheel ninja \
-	  py-cpuinfo webdataset | $(SHORT); \
+	  py-cpuinfo webdataset torchao | $(SHORT); \
 	DS_BUILD_OPS=0 $(EXTRAS)/bin/python -m pip --disable-pip-version-check install --no-warn-conflicts \
 	  --no-build-isolation $$needs | $(SHORT)
 	@touch $@

@@ -1,12 +1,15 @@
 """What int8 weights cost in score and save in memory and time: docs/benchmarks/int8.json.
 
-    llavit eval MODEL --baselines none -o bf16.json
-    llavit export MODEL --to EXPORTED --int8 && llavit eval EXPORTED --baselines none -o int8.json
-    python benchmarks/int8.py MODEL bf16.json int8.json --output docs/benchmarks/int8.json
+    llavit eval MODEL -o bf16.json
+    llavit export MODEL --to EXPORTED --int8
+    llavit eval EXPORTED --baselines none -o int8.json
+    python benchmarks/int8.py --scores bf16.json int8.json --memory MODEL --decoding -o docs/benchmarks/int8.json
 
-Scores are of the two result files. Memory is that of a process of its own for each, after its first answer, over that
-before loading. Decoding: one token through 30 layers of the starter LLM's shapes, each way in turn, the median of 15;
-torchao takes part where it is installed.
+Each part is measured anew if it is asked for, and otherwise stays as the file has it.
+
+Scores are of the two result files, over the tasks that the second has. Memory is that of a process of its own for
+each, after its first answer, over that before loading. Decoding: one token through 30 layers of the starter LLM's
+shapes, each way in turn, the median of 15; torchao takes part where it is installed.
 """
 
 from __future__ import annotations
@@ -56,21 +59,28 @@ print(json.dumps({"resident": resident() - before, "llm": sum(llm.values())}))
 def compare(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     """Set the scores of two results side by side, and count answers that stayed the same."""
     tasks = {
-        name: {"bfloat16": task["score"], "int8": after["tasks"][name]["score"], "items": task["items"]}
-        for name, task in before["tasks"].items()
+        name: {"bfloat16": before["tasks"][name]["score"], "int8": task["score"], "items": task["items"]}
+        for name, task in after["tasks"].items()
+        if task["fingerprint"] == before["tasks"][name]["fingerprint"]
     }
     pairs = [
-        (old["text"], new["text"])
-        for name, task in before["tasks"].items()
-        for old, new in zip(task["predictions"], after["tasks"][name]["predictions"], strict=True)
+        (old["text"] == new["text"], new["score"] - old["score"])
+        for name in tasks
+        for old, new in zip(
+            before["tasks"][name]["predictions"], after["tasks"][name]["predictions"], strict=True
+        )
     ]
-    mean = {"bfloat16": before["mean"]["score"], "int8": after["mean"]["score"]}
+    means = [sum(task[kind] for task in tasks.values()) / len(tasks) for kind in ("bfloat16", "int8")]
     return {
-        "mean": mean,
-        "points_lost": round(100 * (mean["bfloat16"] - mean["int8"]), 3),
-        "tasks": tasks,
+        "model": {key: before["model"][key] for key in ("parameters", "llm", "visual_tokens")},
+        "tasks_of_the_benchmark": f"{len(tasks)} of {len(before['tasks'])}",
+        "mean": {"bfloat16": round(means[0], 6), "int8": round(means[1], 6)},
+        "points_lost": round(100 * (means[0] - means[1]), 2),
         "answers": len(pairs),
-        "same_answers": sum(old == new for old, new in pairs) / len(pairs),
+        "same": sum(same for same, _ in pairs),
+        "better": sum(change > 0 for _, change in pairs),
+        "worse": sum(change < 0 for _, change in pairs),
+        "tasks": tasks,
     }
 
 
@@ -167,21 +177,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="folder of the model in floating point")
-    parser.add_argument("bfloat16", help="its result file")
-    parser.add_argument("int8", help="the result file of the exported model")
+    parser.add_argument(
+        "--scores", nargs=2, metavar="RESULT", help="of the model in bfloat16, and of it in int8"
+    )
+    parser.add_argument("--memory", metavar="MODEL", help="folder of the model in floating point")
+    parser.add_argument("--decoding", action="store_true")
     parser.add_argument("--threads", type=int, default=1, help="for decoding")
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("-o", "--output", type=Path, required=True)
     wanted = parser.parse_args()
-    before, after = read_result(wanted.bfloat16), read_result(wanted.int8)
-    found = {
-        "how": (__doc__ or "").strip(),
-        "model": {key: before["model"][key] for key in ("parameters", "llm", "visual_tokens")},
-        "scores": compare(before, after),
-        "bytes": memory(wanted.model),
-        "milliseconds_per_token": decoding(wanted.threads),
-        "environment": environment(),
-    }
+    found = json.loads(wanted.output.read_text()) if wanted.output.is_file() else {}
+    found["how"] = (__doc__ or "").strip()
+    if wanted.scores:
+        found["scores"] = compare(*map(read_result, wanted.scores))
+    if wanted.memory:
+        found["bytes"] = memory(wanted.memory)
+    if wanted.decoding:
+        found["milliseconds_per_token"] = decoding(wanted.threads)
+    found["environment"] = environment()
     wanted.output.write_text(json.dumps(found, indent=1) + "\n")
     print(wanted.output)
 

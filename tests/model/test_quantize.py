@@ -175,3 +175,15 @@ def test_int8_twice_is_an_error():
     model = quantize_int8(tiny("llama"))
     with pytest.raises(ValueError, match="not quantised, got one that is"):
         quantize_int8(model)
+
+
+@pytest.mark.extras
+def test_numbers_and_scales_are_those_of_torchao():
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    torch.manual_seed(0)
+    linear = nn.Linear(576, 1536, bias=False, dtype=torch.bfloat16)
+    numbers, scale = quantize_rows(linear.weight)
+    quantize_(linear, Int8WeightOnlyConfig(version=2))
+    assert torch.equal(linear.weight.qdata, numbers)
+    assert torch.equal(linear.weight.scale.flatten().to(scale.dtype), scale)
