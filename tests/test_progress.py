@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 
+from llavit.compiling import why_not
 from tests.evaluate.small_bench import save_bench
 
 ANSI = re.compile(rb"\x1b\[[0-9;?]*[a-zA-Z]|\r")
@@ -46,7 +47,7 @@ def on_a_terminal(*arguments, stdin=None, until=None):
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        out, _ = process.communicate(stdin, timeout=120)
+        out, _ = process.communicate(stdin, timeout=400)
     finally:
         process.kill()
         os.close(theirs)
@@ -88,6 +89,8 @@ def test_the_servers_show_it_until_they_are_ready(folder, command):
     pytest.importorskip("fastapi" if command == "serve" else "gradio", reason="an extra")
     _, shown = on_a_terminal("-m", "llavit.cli", command, folder, "--port", 0, until="Ctrl-C")
     assert shown.index("starting") < shown.index("loading weights") < shown.index("Ctrl-C")
+    if why_not() is None:
+        assert shown.index("loading weights") < shown.index("compiling") < shown.index("Ctrl-C")
 
 
 @pytest.mark.slow

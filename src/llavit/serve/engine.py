@@ -139,7 +139,7 @@ class Engine:
         if not Path(source).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
             raise FileNotFoundError(f"no such model folder: {source}")
         location = {} if revision is None else {"revision": revision}
-        with status(f"{source}: starting", show=progress):
+        with status(f"{source}: starting", show=progress) as say:
             try:
                 with quiet_transformers():
                     model, processor = load_model(
@@ -151,6 +151,8 @@ class Engine:
                 raise FileNotFoundError(
                     f"{source} is neither a folder nor a model that the hub gives: {error}"
                 ) from error
+            if can_compile(compile):
+                say(f"{source}: compiling, once for each start; a minute or two")
             engine = cls(model, processor, compile=compile, **engine_options)
         engine.name = str(source)
         return engine
