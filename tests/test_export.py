@@ -161,6 +161,17 @@ def test_int8_is_half_the_llm_and_the_same_as_loading_in_int8(run, tmp_path):
     assert not (tmp_path / "again").exists()
 
 
+def test_the_engine_answers_alike_from_an_int8_folder_and_in_int8_made_at_load(run, tiny, tmp_path):
+    folder = export(run, tmp_path / "small", int8=True)
+    answers = []
+    for source, quantize in ((folder, None), (run, "int8")):
+        options = {"dtype": "bfloat16", "quantize": quantize, "compile": "never", "progress": False}
+        with Engine.load(source, **options) as engine:
+            assert is_int8(engine.model)
+            answers.append(engine.answer("What?", [tiny.data.parent / "0.png"], max_new_tokens=6).token_ids)
+    assert answers[0] == answers[1] and answers[0]
+
+
 def test_adapters_are_merged_into_every_type(tiny, tmp_path):
     model, processor = tiny.build(dtype=torch.float32)
     model.save_pretrained(tmp_path / "base")
