@@ -10,6 +10,8 @@ Legend: n images, b rows, l tokens, v vocabulary, w positions that are looked at
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,6 +63,7 @@ class Runner:
         self._filler = 0 if model.config.image_token_id else 1  # any token of text
         self._columns = torch.arange(self.max_length, device=self.device)
         self._decode_step: DecodeStep = self._decode_eager
+        self._compiling: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def compile(self, pixels: torch.Tensor) -> None:
         """Compile decoding and the LLM's layers now; takes a minute or two the first time. The slots must be free.
@@ -73,19 +76,24 @@ class Runner:
         step = CompiledDecode(self.model, self.kinds, self.slots)
         step.warm_up()
         self._decode_step = step
+        # All layers share graphs, as long as none holds the number of a layer, by which `update` finds its slots.
+        self.slots.update = torch.compiler.disable(self.slots.update)  # type: ignore[method-assign]
+        self._compiling = partial(torch._dynamo.config.patch, allow_unspec_int_on_nn_module=True)
         for layer in self.model.model.language_model.layers:
             layer.compile(dynamic=True)
         features = self.features(pixels)
         count = features.shape[1]
-        image, word = self.model.config.image_token_id, 0 if self.model.config.image_token_id else 1
-        for before, after in ((3, 9), (5, 17)):  # other lengths, so that graphs take any length
+        image, word = self.model.config.image_token_id, self._filler
+        # One prompt and several, with images and without, of two lengths, so that graphs take any number.
+        for rows, before, after in ((1, 3, 9), (1, 5, 17), (2, 3, 9), (3, 5, 17)):
             ids = [word] * before + [image] * count + [word] * after
             image_ids = torch.tensor([0 if token == image else -1 for token in ids])
-            if len(ids) > self.max_length:
+            if len(ids) + after > self.max_length or rows > len(self.slots.rows):
                 return
-            self.prefill(0, ids, image_ids, features)
-            self.prefill(0, [word] * after, torch.full((after,), -1), past=before + count)
-            self.prefill(0, [word] * after, torch.full((after,), -1))
+            text = [torch.full((after,), -1)] * rows
+            self.prefill_rows(0, [ids] * rows, [image_ids] * rows, features.repeat(rows, 1, 1))
+            self.prefill_rows(0, [[word] * after] * rows, text, past=len(ids))
+            self.prefill_rows(0, [[word] * after] * rows, text)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Run the vision tower over images (n, 3, height, width)."""
@@ -140,18 +148,17 @@ class Runner:
         longest = max(lengths)
         self.slots.prefill_at(first, past)
         positions = torch.arange(past, past + longest, device=self.device)
-        hidden = self.model.model(
-            input_ids=torch.tensor([[*each, *[self._filler] * (longest - len(each))] for each in ids]).to(
-                self.device
-            ),
-            image_ids=torch.stack(
-                [torch.nn.functional.pad(each, (0, longest - len(each)), value=TEXT) for each in image_ids]
-            ).to(self.device),
-            image_features=features,
-            position_ids=positions.expand(len(ids), -1),
-            use_cache=True,
-            **cache_argument(self.slots),
-        ).last_hidden_state
+        filled = [[*each, *[self._filler] * (longest - len(each))] for each in ids]
+        numbered = [torch.nn.functional.pad(each, (0, longest - len(each)), value=TEXT) for each in image_ids]
+        with self._compiling():
+            hidden = self.model.model(
+                input_ids=torch.tensor(filled, device=self.device),
+                image_ids=torch.stack(numbered).to(self.device),
+                image_features=features,
+                position_ids=positions.expand(len(ids), -1),
+                use_cache=True,
+                **cache_argument(self.slots),
+            ).last_hidden_state
         last = torch.tensor(lengths, device=self.device) - 1
         return self.model.lm_head(hidden[torch.arange(len(ids), device=self.device), last])
 
