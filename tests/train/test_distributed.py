@@ -71,6 +71,13 @@ def test_two_processes_train_as_one_also_where_one_of_them_sees_no_image(tiny, a
         assert not any(info.values())
 
 
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_attention_over_documents(tiny, alone, tmp_path):
+    options = (*SPLIT, "parallel=fsdp2", "attention=documents")
+    assert train_in(tmp_path, tiny.recipe_file, *options, processes=2) == [0, 0]
+    assert_same_run(alone, tmp_path)
+
+
 @pytest.mark.parametrize("parallel", ["fsdp2", pytest.param("ddp", marks=pytest.mark.slow)])
 def test_accelerate_launch_starts_them_as_well(tiny, alone, tmp_path, parallel):
     options = [part for option in (*SPLIT, f"parallel={parallel}") for part in ("--set", option)]
