@@ -149,8 +149,9 @@ class CompiledDecode:
         most = len(self.slots.rows)
         # One graph, unless weights in int8 have a kernel of their own for few rows.
         for rows in sorted({min(2, most), most}):
+            # Two tensors: a graph made with one in both places holds only for that.
             zeros = torch.zeros(rows, dtype=torch.long, device=self.columns.device)
-            self(zeros, zeros, min(64, self.slots.length))
+            self(zeros, zeros.clone(), min(64, self.slots.length))
 
     def _forward(
         self,
