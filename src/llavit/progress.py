@@ -87,7 +87,7 @@ class _Line:
 
     def say(self, text: str) -> None:
         self.text = text
-        self._bar.update(self._task, description=text)
+        self._bar.update(self._task, description=text, refresh=True)
 
     def stop(self) -> None:
         self._bar.stop()

@@ -93,13 +93,21 @@ def ask(tab, question: str) -> None:
 def settings(tab, most: int | None = None, **sliders: float) -> None:
     if not tab.get_by_label("Most tokens of an answer").is_visible():
         tab.click("#settings button")
+        tab.wait_for_timeout(500)  # the page sets the fields once more when they have come into view
     if most is not None:
-        tab.get_by_label("Most tokens of an answer").fill(str(most))
-        tab.get_by_label("Most tokens of an answer").press("Tab")
+        put(tab, tab.get_by_label("Most tokens of an answer"), str(most))
     for label, value in sliders.items():
-        field = tab.get_by_label(f"number input for {label}")
-        field.fill(str(value))
+        put(tab, tab.get_by_label(f"number input for {label}"), str(value))
+
+
+def put(tab, field, value: str) -> None:
+    for _ in range(10):
+        field.fill(value)
         field.press("Tab")
+        tab.wait_for_timeout(100)
+        if field.input_value() == value:
+            return
+    raise AssertionError(f"the field shows {field.input_value()}, not {value}")
 
 
 def answers(tab, count: int = 1) -> list[str]:
