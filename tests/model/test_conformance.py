@@ -429,7 +429,9 @@ def test_save_and_load_round_trip_with_documented_keys(llm, tmp_path):
 
     model = tiny(llm)
     model.save_pretrained(tmp_path)
-    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+    weights, config = (tmp_path / name for name in ("model.safetensors", "config.json"))
+    assert weights.stat().st_mode == config.stat().st_mode  # who reads one reads the other
+    with safe_open(weights, "pt") as file:
         keys = set(file.keys())
     documented = (
         "model.vision_tower.",

@@ -246,6 +246,25 @@ def test_who_borrows_the_model_has_it_alone_and_running_answers_go_on_as_if_noth
         assert list(stream.result().token_ids) == expected
 
 
+def test_who_has_borrowed_the_model_is_told_instead_of_waiting_for_itself():
+    with engine_of() as engine:
+        with (
+            engine.exclusive(),
+            pytest.raises(RuntimeError, match="leave that block first"),
+            engine.exclusive(),
+        ):
+            pass
+        assert engine.answer("w5", max_new_tokens=2, min_new_tokens=2).token_ids
+
+
+def test_a_bad_question_among_many_leaves_no_other_running():
+    with engine_of(options={"max_batch": 1}) as engine:
+        with pytest.raises(ValueError):
+            engine.answer_many(["w5", "w6", 5], max_new_tokens=200, min_new_tokens=200)
+        assert engine.drain(timeout=10)
+        assert engine.stats().cancelled == 2 and engine.stats().generated_tokens < 200
+
+
 def test_an_engine_that_nobody_has_any_more_ends_and_leaves_nothing_behind():
     engine = Engine(tiny("llama"), processor())
     thread, model = engine._loop.thread, weakref.ref(engine.model)

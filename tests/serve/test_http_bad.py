@@ -52,7 +52,7 @@ BODIES = {
     "a number of 5000 digits": (b'{"model": "tiny", "seed": ' + b"9" * 5000 + b"}", "not JSON"),
     "no model": ({"messages": [USER]}, "model: missing"),
     "no messages": ({"model": "tiny"}, "messages: missing"),
-    "no message": ({"model": "tiny", "messages": []}, "messages:"),
+    "no message": ({"model": "tiny", "messages": []}, "messages: expected at least 1 item, got 0"),
     "a message that is a text": ({"model": "tiny", "messages": ["Hi"]}, "messages[0]"),
     "messages that are a text": ({"model": "tiny", "messages": "Hi"}, "messages:"),
     "too many messages": (
@@ -165,6 +165,7 @@ BODIES = {
     "https": (chat(url("https://example.com/cat.png")), "http(s) URLs are not allowed", "data URL"),
     "file": (chat(url("file:///etc/passwd")), "file URLs are not allowed", "--image-folder"),
     "FILE": (chat(url("FILE:///etc/passwd")), "file URLs are not allowed"),
+    "token ids": ({**chat("a"), "logit_bias": {"-1": 1}}, "logit_bias.-1: expected token ids as keys"),
     "too many images": (chat(*[image_part(number) for number in range(9)]), "more images than 8"),
 }
 

@@ -141,6 +141,13 @@ def test_every_sampling_option_reaches_the_engine(client, http_engine):
     assert answer.choices[0].message.content == expected.text
 
 
+def test_tiny_temperatures_are_greedy_and_a_tiny_top_p_is_taken(client):
+    options = {"model": "tiny", "messages": QUESTION, "max_tokens": 8}
+    greedy = client.chat.completions.create(**options, temperature=0).choices[0].message.content
+    for tiny in ({"temperature": 1e-6}, {"temperature": 1, "top_p": 1e-6}):
+        assert client.chat.completions.create(**options, **tiny).choices[0].message.content == greedy
+
+
 def test_stop_strings_end_an_answer(client):
     options = {"model": "tiny", "messages": QUESTION, "temperature": 0, "max_tokens": 40}
     options |= {"logit_bias": {"2": -100}}

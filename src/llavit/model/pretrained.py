@@ -112,6 +112,7 @@ class LlavitPreTrainedModel(LlavaPreTrainedModel):
         """
         if not has_adapters(self):
             super().save_pretrained(save_directory, *args, **kwargs)
+            _let_others_read(Path(save_directory))
             return
         if not kwargs.get("is_main_process", True):
             return
@@ -122,6 +123,7 @@ class LlavitPreTrainedModel(LlavaPreTrainedModel):
         self.config.dtype = str(self.dtype).removeprefix("torch.")
         save_adapters(self, folder, kwargs.get("state_dict"))
         self.config.save_pretrained(folder)
+        _let_others_read(folder)
         if self.can_generate():
             self.generation_config.save_pretrained(folder)
 
@@ -144,3 +146,11 @@ class LlavitPreTrainedModel(LlavaPreTrainedModel):
             f"(the checkpoint has none): {names[0]} to {names[-1]}."
         )
         self._uninitialised_visual = frozenset()
+
+
+def _let_others_read(folder: Path) -> None:
+    """Give weights the rights of the files beside them; safetensors makes them private to the user."""
+    config = folder / "config.json"
+    if config.is_file():
+        for path in folder.rglob("*.safetensors"):
+            path.chmod(config.stat().st_mode & 0o777)

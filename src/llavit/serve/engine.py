@@ -194,18 +194,23 @@ class Engine:
             **sampling: see `answer`.
 
         Raises:
-            ValueError: see `answer`.
+            ValueError: see `answer`; the other questions are cancelled.
         """
         options = Sampling(**sampling)
-        streams = []
-        for each in conversations:
-            messages, images = each if isinstance(each, tuple) else (each, ())
-            request = self._request(messages, images, options, timeout)
-            with self._scheduler.changed:
-                self._scheduler.changed.wait_for(self._scheduler.has_room)
-                self._scheduler.add(request)
-            streams.append(request.stream)
-        return [stream.result() for stream in streams]
+        streams: list[Stream] = []
+        try:
+            for each in conversations:
+                messages, images = each if isinstance(each, tuple) else (each, ())
+                request = self._request(messages, images, options, timeout)
+                with self._scheduler.changed:
+                    self._scheduler.changed.wait_for(self._scheduler.has_room)
+                    self._scheduler.add(request)
+                streams.append(request.stream)
+            return [stream.result() for stream in streams]
+        except BaseException:  # nobody will read the others
+            for stream in streams:
+                stream.cancel()
+            raise
 
     def stream(
         self,

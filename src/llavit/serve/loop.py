@@ -28,22 +28,29 @@ class Loop:
     def __init__(self, scheduler: Scheduler):
         self._scheduler, self._changed = scheduler, scheduler.changed
         self._borrowers = 0
+        self._borrower: int | None = None
         self._stepping = self._borrowed = self._closed = False
         self.thread = threading.Thread(target=self._run, name="llavit-engine", daemon=True)
         self.thread.start()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Wait for the end of the round under way, and let no other begin before the block ends."""
+        """Wait for the end of the round under way, and let no other begin before the block ends.
+
+        Raises:
+            RuntimeError: this thread is in such a block already, and would wait for itself.
+        """
+        if self._borrower == threading.get_ident():
+            raise RuntimeError("this thread has borrowed the model already; leave that block first")
         with self._changed:
             self._borrowers += 1
             self._changed.wait_for(lambda: not (self._stepping or self._borrowed))
-            self._borrowed = True
+            self._borrowed, self._borrower = True, threading.get_ident()
         try:
             yield
         finally:
             with self._changed:
-                self._borrowed = False
+                self._borrowed, self._borrower = False, None
                 self._borrowers -= 1
                 self._changed.notify_all()
 

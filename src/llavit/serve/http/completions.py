@@ -335,6 +335,10 @@ class ChatResponse(Response):
         return answer
 
 
+_LEAST = 0.001
+"""Least temperature and top_p of the engine's sampling."""
+
+
 def sampling(asked: ChatRequest, most: int) -> Sampling:
     """Return the engine's options for a request.
 
@@ -344,13 +348,14 @@ def sampling(asked: ChatRequest, most: int) -> Sampling:
         64
     """
     temperature = 1.0 if asked.temperature is None else asked.temperature
+    draws = temperature >= _LEAST  # below, a draw is the likeliest token all the same
     stop = asked.stop or ()
     return Sampling(
         max_new_tokens=asked.max_completion_tokens or asked.max_tokens or most,
-        do_sample=temperature > 0,
-        temperature=temperature or 1.0,
+        do_sample=draws,
+        temperature=temperature if draws else 1.0,
         top_k=asked.top_k,
-        top_p=asked.top_p,
+        top_p=None if asked.top_p is None else max(asked.top_p, _LEAST),
         min_p=asked.min_p,
         repetition_penalty=asked.repetition_penalty or 1.0,
         presence_penalty=asked.presence_penalty or 0.0,

@@ -140,6 +140,18 @@ def invalid_request(error: ValidationError, model: type[BaseModel]) -> ApiError:
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         message = "expected a part with type text or image_url"
         return ApiError(400, f"{where}: {message}", param=where, code="invalid_value")
+    if kind in ("too_short", "too_long"):
+        context = found["ctx"]
+        least = kind == "too_short"
+        bound = context["min_length" if least else "max_length"]
+        said = (
+            f"{where}: expected {'at least' if least else 'at most'} {bound} item{'s' * (bound != 1)}, "
+            f"got {context['actual_length']}"
+        )
+        return ApiError(400, said, param=where, code="invalid_value")
+    if found["loc"][-1:] == ("[key]",):
+        said = f"{where}: expected token ids as keys, got {_shown(found['input'])}"
+        return ApiError(400, said, param=where, code="invalid_value")
     message = _WORDS.sub("", found["msg"])
     said = (
         message
@@ -158,7 +170,7 @@ def _path(location: tuple[int | str, ...]) -> str:
         before = step
         if isinstance(step, int):
             path += f"[{step}]"
-        elif step not in ("as_text", "as_parts") and not kind_of_part:
+        elif step not in ("as_text", "as_parts", "[key]") and not kind_of_part:
             path += f".{_cut(step)}" if path else _cut(step)
     return path
 

@@ -161,6 +161,9 @@ class Talk:
                     drawn = time.monotonic()
         finally:
             self.stop()
+            for reply in exchange.replies:
+                if reply.running:
+                    reply.error = "stopped: nobody read on"
             self.busy = False
             with self._lock:
                 self._streams.clear()
