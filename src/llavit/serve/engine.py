@@ -30,6 +30,7 @@ from llavit.serve.request import Prompt, Request, Stream
 from llavit.serve.runner import Runner
 from llavit.serve.sampling import Sampling
 from llavit.serve.scheduler import Scheduler
+from llavit.threads import release_helpers
 
 
 class Engine:
@@ -104,6 +105,7 @@ class Engine:
             suppressed={model.config.image_token_id, *(config.suppress_tokens or ())},
         )
         self._tokenising = threading.Lock()  # fast tokenizers are not thread-safe
+        release_helpers()
         self._loop = Loop(self._scheduler)
         self._ending = weakref.finalize(self, self._loop.close)  # also when nobody has it any more
 
@@ -257,7 +259,10 @@ class Engine:
                 outputs = model(**inputs, output_attentions=True)
         """
         with self._loop.paused():
-            yield self.model
+            try:
+                yield self.model
+            finally:
+                release_helpers()
 
     def drain(self, timeout: float | None = None) -> bool:
         """Take nothing new, and finish what runs and waits.
@@ -322,6 +327,7 @@ class Engine:
             blanks = iter([torch.empty(count, 0) for count in counts])
         with self._tokenising:
             encoded = encode(turns, add_generation_prompt=True, image_features=lambda image: next(blanks))
+        release_helpers()
         ids, image_ids = encoded["input_ids"].tolist(), encoded["image_ids"]
         digests = [] if pixels is None else [_digest(image) for image in pixels]
         return Prompt(ids, image_ids, pixels, *_path(ids, image_ids.tolist(), digests))

@@ -11,6 +11,7 @@ import torch
 
 from llavit.serve.answers import EngineClosed
 from llavit.serve.scheduler import Scheduler
+from llavit.threads import release_helpers
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,8 @@ class Loop:
     def _may_step(self) -> bool:
         """Wait until there is something to do and nobody has borrowed the model; return False at the end."""
         with self._changed:
+            if self._scheduler.idle() or self._borrowers:
+                release_helpers()  # the borrower, or another engine, computes meanwhile
             self._changed.wait_for(lambda: self._closed or not (self._scheduler.idle() or self._borrowers))
             self._stepping = not self._closed
             return self._stepping
