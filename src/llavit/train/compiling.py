@@ -6,12 +6,9 @@ tens of seconds longer. It needs a C++ compiler (on a GPU, Triton).
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
-from llavit.compiling import Compile, why_not
-
-logger = logging.getLogger(__name__)
+from llavit.compiling import Compile, can_compile
 
 
 def compile_layers(model: Any, wanted: Compile) -> bool:
@@ -34,17 +31,8 @@ def compile_layers(model: Any, wanted: Compile) -> bool:
         compile_layers(model, "auto")
         ```
     """
-    if wanted == "never":
-        return False
-    reason = why_not()
-    if reason is not None:
-        if wanted == "always":
-            raise RuntimeError(
-                f"compile: always, but torch.compile does not work here ({reason}); install a C++ compiler and "
-                "Python's headers, or set compile: auto"
-            )
-        logger.info("layers are not compiled: %s", reason)
-        return False
-    for layer in model.get_decoder().layers:
-        layer.compile(dynamic=True)
-    return True
+    compiles = can_compile(wanted)
+    if compiles:
+        for layer in model.get_decoder().layers:
+            layer.compile(dynamic=True)
+    return compiles
