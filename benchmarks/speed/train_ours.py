@@ -17,9 +17,9 @@ from torch.utils.data import Sampler
 
 from benchmarks.speed.channel import Channel
 from benchmarks.speed.pace import Finished, Pace, resident_bytes
+from llavit.compiling import why_not
 from llavit.precision import resolve_attention, resolve_dtype
 from llavit.train import load_recipe, run
-from llavit.train.compiling import why_not
 from llavit.train.schema import to_plain
 from llavit.train.trainer import LlavitTrainer
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from llavit.cli_choices import Compile, Dtype
 from llavit.cli_errors import reports_errors
 from llavit.progress import status
 
@@ -20,23 +21,6 @@ class LogLevel(StrEnum):
     info = "info"
     warning = "warning"
     error = "error"
-
-
-class Dtype(StrEnum):
-    """The types of `llavit.loading.load_model`."""
-
-    auto = "auto"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-    float32 = "float32"
-
-
-class Compile(StrEnum):
-    """When the engine compiles its decode step."""
-
-    never = "never"
-    auto = "auto"
-    always = "always"
 
 
 @reports_errors

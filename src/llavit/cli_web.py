@@ -4,31 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from llavit.cli_choices import Compile, Dtype
 from llavit.cli_errors import reports_errors
 from llavit.progress import status
-
-
-class Dtype(StrEnum):
-    """The types of `llavit.loading.load_model`."""
-
-    auto = "auto"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-    float32 = "float32"
-
-
-class Compile(StrEnum):
-    """When the engine compiles its decode step."""
-
-    never = "never"
-    auto = "auto"
-    always = "always"
 
 
 @reports_errors

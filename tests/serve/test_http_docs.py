@@ -62,7 +62,7 @@ def test_the_clients_blocks_run(server, cat, capsys):
 
 def test_the_curl_block_runs(server, cat):
     if shutil.which("curl") is None:
-        pytest.skip("needs curl")
+        pytest.skip("the page asks with curl, which is not on the PATH")
     start, ask = blocks("bash")
     assert "llavit serve " in start and "serve" in get_command(app).commands
     script = "set -euo pipefail\n" + ask.replace("http://127.0.0.1:8000", server.url).replace(

@@ -6,9 +6,10 @@ from transformers import TrainerCallback
 
 from llavit.data import Collator, ConversationDataset, SkipLog, open_reader
 from llavit.model.compat import recompute_activations
-from llavit.train import trainer as trainer_module
+from llavit.train import arguments as arguments_module
+from llavit.train.arguments import total_samples, training_arguments
 from llavit.train.order import SeededOrder
-from llavit.train.trainer import LlavitTrainer, checkpoints, total_samples, training_arguments
+from llavit.train.trainer import LlavitTrainer, checkpoints
 
 
 class Watch(TrainerCallback):
@@ -235,7 +236,7 @@ def test_a_batch_that_does_not_divide_says_so(trainer, monkeypatch):
 
 def test_processes_that_do_not_find_each_other_do_not_train_alone(trainer, monkeypatch):
     # On a GPU accelerate goes by LOCAL_RANK: with WORLD_SIZE alone each process would take itself for the only one.
-    monkeypatch.setattr(trainer_module, "world_size", lambda: 2)
+    monkeypatch.setattr(arguments_module, "world_size", lambda: 2)
     with pytest.raises(ValueError, match=r"WORLD_SIZE is 2, but accelerate finds 1 processes: .*torchrun"):
         trainer("stages.0.micro_batch_size=2")
 

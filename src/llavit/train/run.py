@@ -19,6 +19,7 @@ from llavit.model.adapters import has_adapters, merge_adapters
 from llavit.model.compat import recompute_activations
 from llavit.precision import resolve_attention, resolve_dtype
 from llavit.progress import quiet_transformers
+from llavit.train.arguments import training_arguments
 from llavit.train.compiling import compile_layers
 from llavit.train.distributed import check_launcher, forget_deepspeed, is_first_process
 from llavit.train.features import prepare_features
@@ -32,7 +33,7 @@ from llavit.train.schema import to_plain
 from llavit.train.stopping import StopAtStepEnd, Stopped
 from llavit.train.store import StageStore, digest, stage_identity, write_text
 from llavit.train.throughput import peak_tflops
-from llavit.train.trainer import LlavitTrainer, checkpoints, training_arguments
+from llavit.train.trainer import LlavitTrainer, checkpoints
 
 logger = logging.getLogger("llavit")
 

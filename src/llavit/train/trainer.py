@@ -27,9 +27,9 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 
 from llavit.data import Collator, SkipLog
 from llavit.model.adapters import has_adapters, load_adapter_weights
+from llavit.train.arguments import total_samples
 from llavit.train.distributed import (
     StepShares,
-    deepspeed_config,
     full_weights,
     load_optimizer,
     save_optimizer,
@@ -46,79 +46,6 @@ from llavit.train.throughput import COUNTS, Throughput, count
 
 OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
 _NAMED_SAMPLES = 8
-
-
-def total_samples(stage: Stage, records: int) -> int:
-    """Give the number of samples that a stage draws from its records.
-
-    Example:
-        total_samples(stage, records=558_128)
-    """
-    return (
-        stage.steps * stage.batch_size if stage.steps is not None else max(1, round(stage.epochs * records))
-    )
-
-
-def training_arguments(
-    stage: Stage, folder: Path, *, records: int, seed: int, dtype: torch.dtype, parallel: str = "ddp"
-) -> TrainingArguments:
-    """Translate a stage into transformers' arguments.
-
-    Args:
-        stage: the recipe's stage.
-        folder: where checkpoints go.
-        records: size of the data set.
-        seed: of everything random.
-        dtype: to compute in; bfloat16 is autocast over float32 weights.
-        parallel: how several processes share the work, see `distributed.py`.
-
-    Raises:
-        ValueError: the batch does not divide into micro-batches over all processes; these do not find each other; or
-            ACCELERATE_USE_CPU is at odds with `parallel` (`deepspeed_config`).
-        ImportError: `parallel` needs DeepSpeed, which is not installed.
-    """
-    processes = world_size()
-    if stage.batch_size % (stage.micro * processes):
-        raise ValueError(
-            f"stage {stage.name}: batch_size {stage.batch_size} does not divide into micro-batches of {stage.micro} "
-            f"on {processes} processes; set micro_batch_size so that it does"
-        )
-    steps = math.ceil(total_samples(stage, records) / stage.batch_size)
-    args = TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=stage.micro,
-        gradient_accumulation_steps=stage.batch_size // (stage.micro * processes),
-        num_train_epochs=1,  # SeededOrder holds the passes over the data
-        learning_rate=max(to_plain(stage.learning_rates).values()),
-        lr_scheduler_type=stage.schedule,
-        warmup_steps=math.ceil(stage.warmup_ratio * steps),
-        adam_beta2=stage.adam_beta2,
-        max_grad_norm=stage.max_grad_norm,
-        seed=seed,
-        bf16=dtype is torch.bfloat16,
-        use_cpu=not torch.accelerator.is_available(),
-        save_strategy="steps" if stage.save_every else "no",
-        save_steps=stage.save_every or 1,
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # a loss that is not finite stops the run instead
-        report_to="none",  # llavit's own callbacks do that
-        disable_tqdm=True,
-        remove_unused_columns=False,  # sample ids travel with the batch
-        dataloader_num_workers=stage.workers,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        # The model keeps every part in the graph of every batch. Only of a tower are there layers that nothing reads:
-        # those above the deepest one that gives features.
-        ddp_find_unused_parameters=to_plain(stage.learning_rates)["vision_tower"] > 0,
-        deepspeed=deepspeed_config(parallel),
-    )
-    if args.world_size != processes:
-        raise ValueError(
-            f"WORLD_SIZE is {processes}, but accelerate finds {args.world_size} processes: start them with torchrun, "
-            "or set RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT as well"
-        )
-    # Else one process with several GPUs gets DataParallel, which cuts batches.
-    args._n_gpu = min(args.n_gpu, 1)
-    return args
 
 
 class LlavitTrainer(Trainer):
