@@ -19,6 +19,7 @@ from llavit.cli_errors import reports_errors as _reports_errors
 from llavit.cli_errors import show_traceback
 from llavit.cli_eval import eval_, table
 from llavit.cli_export import export
+from llavit.cli_inspect import inspect_app
 from llavit.cli_serve import serve
 from llavit.cli_web import web
 from llavit.progress import status
@@ -33,6 +34,7 @@ starter_app = typer.Typer(help="The starter: data and weights out of Python pack
 app.add_typer(starter_app, name="starter")
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(inspect_app, name="inspect")
 app.command("eval")(eval_)
 app.command()(table)
 app.command()(export)

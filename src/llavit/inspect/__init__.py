@@ -1,1 +1,43 @@
 """Looking inside a model: what the LLM does with visual tokens. Knows nothing of training and serving."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llavit.inspect.attention import answer_attention, answer_words
+    from llavit.inspect.inputs import one_image, read_messages
+    from llavit.inspect.report import Analysis, save_all, side_by_side
+    from llavit.inspect.weights import attention_weights
+
+__all__ = [
+    "Analysis",
+    "answer_attention",
+    "answer_words",
+    "attention_weights",
+    "one_image",
+    "read_messages",
+    "save_all",
+    "side_by_side",
+]
+
+_HOMES = {
+    "Analysis": "report",
+    "answer_attention": "attention",
+    "answer_words": "attention",
+    "attention_weights": "weights",
+    "one_image": "inputs",
+    "read_messages": "inputs",
+    "save_all": "report",
+    "side_by_side": "report",
+}
+"""The files of the public names, which are imported when they are asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

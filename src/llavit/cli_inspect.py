@@ -1,0 +1,115 @@
+"""`llavit inspect`: look inside models. A command loads, calls one function of `llavit.inspect`, saves and prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from llavit.cli_choices import Dtype
+
+Result = TypeVar("Result")
+
+inspect_app = typer.Typer(
+    help="Look inside models: what the LLM does with visual tokens. Several models are set side by side.",
+    no_args_is_help=True,
+)
+
+Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help="Folders of models, or hub ids.")]
+ImageOption = Annotated[Path | None, typer.Option(help="An image file to look at.")]
+QuestionOption = Annotated[str, typer.Option(help="What is asked about the image.")]
+MessagesOption = Annotated[
+    Path | None, typer.Option(help="A JSON file with a conversation, instead of an image and a question.")
+]
+LayersOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the LLM: numbers and ranges like 0,5,10-14; negative ones from the end. All if not given."
+    ),
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for page, picture, arrays and facts.")]
+DtypeOption = Annotated[Dtype, typer.Option(help="What the models compute in.")]
+
+OUTPUT = Path("runs/inspect")
+"""Where results go, if nothing else is said."""
+
+
+@inspect_app.callback()
+def _main() -> None:
+    """Look inside models: what the LLM does with visual tokens. Several models are set side by side."""
+
+
+def look_at(models: Sequence[str], look: Callable[..., Result], dtype: Dtype, **kwargs: Any) -> list[Result]:
+    """Call `look(model, processor, name)` for one model after the other; only one is in memory at a time.
+
+    Args:
+        models: folders or hub ids.
+        look: makes the result of one model.
+        dtype: what they compute in.
+        **kwargs: for `from_pretrained`.
+    """
+    from llavit.inspect.inputs import model_names
+    from llavit.loading import load_model, require_source
+    from llavit.progress import quiet_transformers, status
+
+    for path in models:
+        require_source(path)
+    results = []
+    for name, path in zip(model_names(models), models, strict=True):
+        with quiet_transformers(), status(f"{name}: starting") as say:
+            model, processor = load_model(path, dtype=dtype.value, progress=True, **kwargs)
+            say(f"{name}: looking")
+            results.append(look(model, processor, name))
+        del model, processor
+    return results
+
+
+def messages_of(image: Path | None, question: str, messages: Path | None) -> list[dict[str, Any]]:
+    """Return the conversation that the options name.
+
+    Raises:
+        ValueError: neither or both of an image and a file of messages.
+    """
+    from llavit.inspect.inputs import one_image, read_messages
+
+    if (image is None) == (messages is None):
+        raise ValueError("expected one of --image FILE and --messages FILE")
+    if messages is not None:
+        return read_messages(messages)
+    assert image is not None
+    if not image.is_file():
+        raise FileNotFoundError(f"no such image: {image}")
+    return one_image(str(image), question)
+
+
+def numbers(text: str | None) -> list[int] | None:
+    """Read numbers and ranges: "0,5,10-12,-1" is 0, 5, 10, 11, 12 and -1; None stays None.
+
+    Raises:
+        ValueError: something else.
+
+    Example:
+        >>> numbers("0,10-12,-1")
+        [0, 10, 11, 12, -1]
+    """
+    import re
+
+    if text is None:
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(-?\d+)(?:-(\d+))?\s*", part)
+        if match is None:
+            raise ValueError(f"layers {text!r}: expected numbers and ranges like 0,5,10-14, got {part!r}")
+        first = int(match[1])
+        found += range(first, int(match[2]) + 1) if match[2] else [first]
+    return found
+
+
+def finish(results: Sequence[Any], output: Path, name: str | None = None, summary: str = "") -> None:
+    """Save results, side by side if there are several, and print the page's path."""
+    from llavit.inspect.report import save_all
+
+    typer.echo(save_all(results, output, name, summary))

@@ -1,0 +1,39 @@
+"""What analyses look at: conversations out of files, and names of models."""
+
+import json
+
+import pytest
+
+from llavit.inspect.inputs import model_names, one_image, read_messages
+
+
+def test_messages_and_records_are_read_with_images_beside_the_file(tmp_path):
+    messages = one_image("a/cat.jpg", "What?")
+    wanted = one_image(str(tmp_path / "a/cat.jpg"), "What?")
+    file = tmp_path / "m.json"
+    file.write_text(json.dumps(messages))
+    assert read_messages(file) == wanted
+    record = {"image": "a/cat.jpg", "conversations": [{"from": "human", "value": "<image>\nWhat?"}]}
+    file.write_text(json.dumps(record))
+    assert read_messages(file) == wanted
+
+
+def test_what_is_no_conversation_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file of messages"):
+        read_messages(tmp_path / "none.json")
+    file = tmp_path / "m.json"
+    for text, message in [
+        ("{", "expected JSON"),
+        ("3", "got int"),
+        ("[]", "non-empty list"),
+        ('{"a": 1}', "fields"),
+    ]:
+        file.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_messages(file)
+
+
+def test_models_are_named_by_what_tells_them_apart():
+    assert model_names(["x/llava/instruct", "x/llavit/instruct"]) == ["llava/instruct", "llavit/instruct"]
+    assert model_names(["a/b"]) == ["b"]
+    assert model_names(["a/b", "a/b"]) == ["b (1)", "b (2)"]
