@@ -17,6 +17,7 @@ from llavit.starter.items import SPLITS, Factory
 from llavit.starter.plan import checked_kinds
 from llavit.starter.sources import package_versions
 from llavit.starter.studio import UNIT
+from llavit.starter.truth import TRUTH
 from llavit.starter.words import HELD_OUT_FONTS, words
 from llavit.starter.workshop import Job, draw_all
 
@@ -147,12 +148,14 @@ def build_corpus(
         Factory(split, tuple(shares.items()), image_size, seed, vocabulary, brief) for split in SPLITS
     ]
     jobs = [Job(factory, counts[factory.split]) for factory in factories]
-    records, drawn = draw_all(root, jobs, workers, progress)
+    records, truth, drawn = draw_all(root, jobs, workers, progress)
     hashes = {}
     for split in SPLITS:
-        text = "[\n" + ",\n".join(json.dumps(r, ensure_ascii=False) for r in records[split]) + "\n]\n"
+        text = _lines(records[split]) + "\n"
         _write(root / f"{split}.json", text)
         hashes[f"{split}.json"] = hashlib.sha256(text.encode()).hexdigest()
+    training = [f'"{split}": {_lines(truth[split])}' for split in ("pretrain", "instruct")]
+    _write(root / TRUTH, "{" + ", ".join(training) + "}\n")
     manifest = {
         "complete": True,
         "settings": settings,
@@ -233,6 +236,11 @@ def _intact(root: Path, manifest: dict[str, Any]) -> bool:
         if any(f"{i:06d}.jpg" not in there for i in range(number)):
             return False
     return True
+
+
+def _lines(rows: list[dict[str, Any]]) -> str:
+    """A json list, one row a line."""
+    return "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]"
 
 
 def _write(path: Path, text: str) -> None:

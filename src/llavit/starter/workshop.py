@@ -12,6 +12,7 @@ from typing import Any
 
 from llavit.starter.items import Factory, Item, render
 from llavit.starter.processes import lines_of_processes
+from llavit.starter.truth import truth_row
 
 QUALITY = 95
 _CHUNK = 100
@@ -32,11 +33,11 @@ class Job:
 
 def draw_all(
     root: Path, jobs: list[Job], workers: int | None, progress: Callable[[int, int], None] | None
-) -> tuple[Records, int]:
+) -> tuple[Records, Records, int]:
     """Draw what is missing and make all records, in order.
 
     Returns:
-        The records of each split, and the number of pictures drawn.
+        The records of each split, the truth behind its pictures, and the number of pictures drawn.
     """
     total = sum(job.count for job in jobs)
     if workers is None:
@@ -55,28 +56,32 @@ def draw_all(
         results = _here(root, factories, chunks)
     else:
         results = _in_processes(root, factories, chunks, min(workers, len(chunks)))
-    parts: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    parts: dict[tuple[int, int], tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
     done = drawn = 0
-    for number, start, records, new in results:
-        parts[number, start] = records
+    for number, start, records, truth, new in results:
+        parts[number, start] = records, truth
         done, drawn = done + len(records), drawn + new
         if progress:
             progress(done, total)
     merged: Records = {job.factory.split: [] for job in jobs}
+    truths: Records = {job.factory.split: [] for job in jobs}
     for number, start, _ in chunks:
-        merged[jobs[number].factory.split] += parts[number, start]
-    return merged, drawn
+        records, truth = parts[number, start]
+        merged[jobs[number].factory.split] += records
+        truths[jobs[number].factory.split] += truth
+    return merged, truths, drawn
 
 
 Chunk = tuple[int, int, int]
-Result = tuple[int, int, list[dict[str, Any]], int]
+Result = tuple[int, int, list[dict[str, Any]], list[dict[str, Any]], int]
 
 
 def _here(root: Path, factories: list[Factory], chunks: list[Chunk]) -> Iterator[Result]:
     for number, start, stop in chunks:
         items = [factories[number].item(index) for index in range(start, stop)]
         records = [item.record() for item in items]
-        yield number, start, records, sum(_draw(root, item) for item in items)
+        truth = [truth_row(item) for item in items]
+        yield number, start, records, truth, sum(_draw(root, item) for item in items)
 
 
 def _draw(root: Path, item: Item) -> bool:
@@ -103,8 +108,8 @@ def _in_processes(
         for worker in range(workers)
     ]
     for line in lines_of_processes(_BOOT, orders, "the corpus build"):
-        number, start, records, new = json.loads(line)
-        yield number, start, records, new
+        number, start, records, truth, new = json.loads(line)
+        yield number, start, records, truth, new
 
 
 def work() -> None:
