@@ -15,6 +15,7 @@ pytest.importorskip("resvg_py", reason="of the extra `starter`, which a core ins
 from llavit.starter import corpus as corpus_module
 from llavit.starter.concepts import pool
 from llavit.starter.corpus import Corpus, build_corpus, open_corpus
+from llavit.starter.items import SPLITS
 from llavit.starter.phrases import INSTRUCTION
 from llavit.starter.plan import KINDS
 
@@ -294,7 +295,7 @@ def test_the_readme_runs_and_names_files_that_exist(tmp_path: Path, monkeypatch:
     named = re.findall(r"`(\w+\.(?:py|json))`", table)
     assert len(named) > 10
     for name in named:
-        written_by_a_build = name.removesuffix(".json") in ("pretrain", "instruct", "val", "test", "manifest")
+        written_by_a_build = name.removesuffix(".json") in {*SPLITS, "truth", "manifest"}
         assert written_by_a_build or (folder / name).exists(), name
     monkeypatch.chdir(tmp_path)
     for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
