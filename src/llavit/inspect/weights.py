@@ -20,6 +20,8 @@ import torch
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
+from llavit.inspect.running import batch_of, uncompiled
+
 
 @dataclass
 class _Recorder:
@@ -66,8 +68,8 @@ def attention_weights(
     recorder = _Recorder(torch.tensor(rows, device=model.device), frozenset(chosen))
     token = _recorder.set(recorder)
     try:
-        with _recording(model), _uncompiled(model):
-            model.model(**_batch(model, inputs), use_cache=False)
+        with _recording(model), uncompiled(model):
+            model.model(**batch_of(model, inputs), use_cache=False)
     finally:
         _recorder.reset(token)
     return torch.stack([recorder.kept[layer] for layer in chosen])
@@ -93,17 +95,6 @@ def _index(value: int, count: int, what: str, of: str) -> int:
     return value % count
 
 
-def _batch(model: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Make a batch of one out of a conversation's tensors."""
-    batch = {key: inputs[key][None].to(model.device) for key in ("input_ids", "image_ids") if key in inputs}
-    for key in ("pixel_values", "image_features"):
-        if key in inputs:
-            batch[key] = inputs[key].to(model.device, model.dtype)
-    if "pixel_values" not in batch and "image_features" not in batch:
-        batch.pop("image_ids", None)
-    return batch
-
-
 @contextmanager
 def _recording(model: Any) -> Iterator[None]:
     """Let the LLM's attention record; the configuration is as before afterwards."""
@@ -116,21 +107,6 @@ def _recording(model: Any) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation_internal = before
-
-
-@contextmanager
-def _uncompiled(model: Any) -> Iterator[None]:
-    """Run layers that were compiled in place as they are written, so that they record. Touches this model only."""
-    compiled = {
-        module: module._compiled_call_impl for module in model.modules() if module._compiled_call_impl
-    }
-    for module in compiled:
-        module._compiled_call_impl = None
-    try:
-        yield
-    finally:
-        for module, call in compiled.items():
-            module._compiled_call_impl = call
 
 
 def _ours(base: str) -> str:

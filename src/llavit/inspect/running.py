@@ -1,0 +1,162 @@
+"""Running a model to look inside: one batch, hidden states of every layer, and a hand around the attention function.
+
+Shapes: b batch, l sequence, d LLM width, n layers.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+
+def batch_of(model: Any, *inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Make a batch of conversations of equal length, on the model's device.
+
+    Args:
+        model: a LLaVA or LLaViT of this package.
+        *inputs: of one conversation each, as `LlavitProcessor.encode` gives them, without labels.
+
+    Raises:
+        ValueError: conversations of different lengths, which would take padding, or some with images and some without.
+
+    Example:
+        ```python
+        batch = batch_of(model, processor.encode(messages, add_generation_prompt=True))
+        hidden = hidden_states(model, batch)
+        ```
+    """
+    lengths = sorted({len(each["input_ids"]) for each in inputs})
+    keys = {frozenset(each) - {"labels"} for each in inputs}
+    if len(lengths) != 1 or len(keys) != 1:
+        raise ValueError(
+            f"expected conversations of one length, all with images or none, got lengths {lengths}"
+            + ("" if len(keys) == 1 else " and different fields")
+        )
+    stacked = {
+        key: torch.stack([each[key] for each in inputs])
+        for key in ("input_ids", "image_ids")
+        if key in inputs[0]
+    }
+    batch = {key: value.to(model.device) for key, value in stacked.items()}
+    for key in ("pixel_values", "image_features"):
+        if key in inputs[0]:
+            batch[key] = torch.cat([each[key] for each in inputs]).to(model.device, model.dtype)
+    if "pixel_values" not in batch and "image_features" not in batch:
+        batch.pop("image_ids", None)
+    return batch
+
+
+@torch.no_grad()
+def hidden_states(
+    model: Any, batch: Mapping[str, torch.Tensor], layers: Sequence[int] | None = None
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Return what the LLM's first layer reads, and what layers write: the residual stream, before any final norm.
+
+    Args:
+        model: a LLaVA or LLaViT of this package.
+        batch: of `batch_of`.
+        layers: of the LLM, numbers from 0, in this order; all if not given.
+
+    Returns:
+        (b, l, d) of the input, and (b, l, d) for each layer; in the model's dtype, on its device.
+
+    Example:
+        ```python
+        at_input, after_layer = hidden_states(model, batch)
+        logits = model.lm_head(model.model.language_model.norm(after_layer[-1]))  # those of the model
+        ```
+    """
+    llm = model.model.language_model
+    chosen = range(len(llm.layers)) if layers is None else layers
+    read: dict[int, torch.Tensor] = {}
+    written: dict[int, torch.Tensor] = {}
+
+    def before(module: Any, args: Any, kwargs: Any) -> None:
+        read[0] = args[0] if args else kwargs["hidden_states"]
+
+    def after(number: int, module: Any, args: Any, output: Any) -> None:
+        written[number] = output[0] if isinstance(output, tuple) else output
+
+    hooks = [llm.layers[0].register_forward_pre_hook(before, with_kwargs=True)]
+    hooks += [llm.layers[n].register_forward_hook(functools.partial(after, n)) for n in sorted(set(chosen))]
+    try:
+        with uncompiled(model):
+            model.model(**batch, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return read[0], [written[number] for number in chosen]
+
+
+@contextmanager
+def uncompiled(model: Any) -> Iterator[None]:
+    """Run layers that were compiled in place as they are written, so that they can be looked into. This model only."""
+    compiled = {
+        module: module._compiled_call_impl for module in model.modules() if module._compiled_call_impl
+    }
+    for module in compiled:
+        module._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for module, call in compiled.items():
+            module._compiled_call_impl = call
+
+
+Around = Callable[..., Any]
+"""Called as (base, backend, module, query, key, value, mask, **kwargs) in place of the attention function `base`, whose
+name is `backend`; returns what that returns."""
+
+_around: ContextVar[Around | None] = ContextVar("llavit_around_attention", default=None)
+_installing = threading.Lock()
+_installed = 0
+
+
+@contextmanager
+def around_attention(function: Around) -> Iterator[None]:
+    """Call a function in place of every attention function of transformers, in this thread, while the context lasts.
+
+    The implementation keeps its name, so that the model makes exactly the mask that it always makes; eager attention is
+    reached as well. The vision tower's attention comes by too: look at `module`.
+
+    Example:
+        ```python
+        def count(base, backend, module, query, key, value, mask, **kwargs):
+            seen.append((backend, None if mask is None else mask.shape))
+            return base(module, query, key, value, mask, **kwargs)
+
+        with around_attention(count), uncompiled(model):
+            model(**batch)
+        ```
+    """
+    global _installed
+    interface = ALL_ATTENTION_FUNCTIONS
+    with _installing:
+        if not _installed:
+            interface.get_interface = functools.partial(
+                _get_interface, type(interface).get_interface, interface
+            )  # type: ignore[method-assign]
+        _installed += 1
+    token = _around.set(function)
+    try:
+        yield
+    finally:
+        _around.reset(token)
+        with _installing:
+            _installed -= 1
+            if not _installed:
+                del interface.get_interface
+
+
+def _get_interface(
+    original: Any, interface: Any, attn_implementation: str, default: Callable[..., Any]
+) -> Any:
+    base, function = original(interface, attn_implementation, default), _around.get()
+    return base if function is None else functools.partial(function, base, attn_implementation)
