@@ -139,10 +139,9 @@ def around_attention(function: Around) -> Iterator[None]:
     global _installed
     interface = ALL_ATTENTION_FUNCTIONS
     with _installing:
-        if not _installed:
-            interface.get_interface = functools.partial(
-                _get_interface, type(interface).get_interface, interface
-            )  # type: ignore[method-assign]
+        if not _installed:  # over the class's method, for this one object that all models ask
+            ours = functools.partial(_get_interface, type(interface).get_interface, interface)
+            vars(interface)["get_interface"] = ours
         _installed += 1
     token = _around.set(function)
     try:
@@ -152,7 +151,7 @@ def around_attention(function: Around) -> Iterator[None]:
         with _installing:
             _installed -= 1
             if not _installed:
-                del interface.get_interface
+                del vars(interface)["get_interface"]
 
 
 def _get_interface(
