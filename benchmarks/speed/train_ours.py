@@ -20,7 +20,6 @@ from benchmarks.speed.pace import Finished, Pace, resident_bytes
 from llavit.compiling import why_not
 from llavit.precision import resolve_attention, resolve_dtype
 from llavit.train import load_recipe, run
-from llavit.train.schema import to_plain
 from llavit.train.trainer import LlavitTrainer
 
 STEPS = 10_000
@@ -96,7 +95,7 @@ def side(spec: dict[str, Any], channel: Channel) -> None:
         dtype = resolve_dtype(recipe.dtype)[0]
         stage = recipe.stages[0]
         facts |= {
-            "rates": to_plain(stage.learning_rates),
+            "rates": stage.learning_rates.by_part(),
             "dtype": str(dtype),
             "attention": resolve_attention(recipe.attention, dtype),
             "compiled": recipe.compile != "never" and why_not() is None,

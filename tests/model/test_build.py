@@ -142,3 +142,22 @@ def test_a_chat_template_of_ones_own_is_used(parts):
         chat_template="{% for m in messages %}[{{ m['content'] }}]{% endfor %}",
     )
     assert processor.render(MESSAGES) == "[<image>\n?]"
+
+
+@pytest.mark.parametrize("switches", [{"visual_qkv": False}, {"visual_qkv_start": "random"}])
+def test_one_seed_gives_one_projector_whatever_the_other_switches(parts, switches):
+    projectors = []
+    for chosen in ({}, switches):
+        torch.manual_seed(3)
+        built = build_llavit(*parts, vision_feature_layer=[1, -2], **chosen).model
+        projectors.append(built.model.multi_modal_projector.state_dict())
+    assert all(torch.equal(projectors[0][name], projectors[1][name]) for name in projectors[0])
+
+
+def test_visual_qkv_can_start_at_random_with_the_spread_of_the_text_qkv(parts):
+    model = build_llavit(*parts, vision_feature_layer=-2, visual_qkv_start="random").model
+    for projection in routed_linears(model).values():
+        text, visual = projection.text.weight, projection.visual.weight
+        assert not torch.equal(text, visual)
+        assert visual.std().item() == pytest.approx(text.std().item(), rel=0.15)
+        assert abs(torch.corrcoef(torch.stack([text.flatten(), visual.flatten()]))[0, 1]) < 0.2

@@ -44,3 +44,13 @@ def test_without_the_norm_it_is_llavas_projector():
     features = torch.randn(2, 9, 64)
     expected = projector.linear_2(projector.act(projector.linear_1(features)))
     assert torch.equal(projector(features), expected)
+
+
+@torch.no_grad()
+def test_a_wider_projector_is_saved_and_loaded(tmp_path):
+    model = tiny("llama", projector_width=80)
+    assert model.model.multi_modal_projector.linear_1.out_features == 80
+    batch = inputs_of_one_image()
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert torch.equal(again(**batch).logits, model(**batch).logits)

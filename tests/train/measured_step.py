@@ -18,7 +18,6 @@ from llavit.model.compat import recompute_activations
 from llavit.train.lora import hold_frozen
 from llavit.train.parts import freeze, optimizer_groups
 from llavit.train.recipe import Stage, load_recipe
-from llavit.train.schema import to_plain
 
 IMAGE = 4095
 
@@ -72,7 +71,7 @@ def main(rows: int, length: int, supervised: int, dtype: torch.dtype, stage: Sta
 def steps(
     stage: Stage, config: LlavitConfig, rows: int, length: int, supervised: int, dtype: torch.dtype
 ) -> None:
-    rates = to_plain(stage.learning_rates)
+    rates = stage.learning_rates.by_part()
     model = LlavitForConditionalGeneration._from_config(config, attn_implementation="sdpa").train()
     if stage.lora is not None:
         add_lora(model, base="", rank=stage.lora.rank, alpha=stage.lora.alpha, dropout=stage.lora.dropout)

@@ -22,7 +22,6 @@ from llavit.train.memory import Batch, MemoryCount, step_memory
 from llavit.train.model_config import known_models, model_config
 from llavit.train.parts import freeze, parameters_by_part
 from llavit.train.recipe import ModelSpec, load_recipe, shipped_recipes
-from llavit.train.schema import to_plain
 from tests.model.families import IMAGE, LLMS, PATCHES, config_of, pixels
 from tests.train import measured_step
 
@@ -148,6 +147,8 @@ def measure_flops(config, rates, lora_rank, checkpointing):
         (EVERYTHING, 0),
         ({"llm": 1.0}, 0),
         ({"projector": 1.0}, 0),
+        ({"projector": 1.0, "text_qkv": 1.0}, 0),
+        ({"projector": 1.0, "llm": 1.0, "text_qkv": 0.0}, 0),
         (INSTRUCT, 8),
     ],
 )
@@ -177,7 +178,7 @@ def real_step(config, stage, batch, dtype):
     model = LlavitForConditionalGeneration._from_config(config, attn_implementation="sdpa").train()
     if stage.lora is not None:
         add_lora(model, base="", rank=stage.lora.rank, alpha=1, dropout=stage.lora.dropout)
-    freeze(model, to_plain(stage.learning_rates))
+    freeze(model, stage.learning_rates.by_part())
     hold_frozen(model, getattr(torch, stage.frozen_dtype), computes_in=dtype)
     if stage.gradient_checkpointing:
         recompute_activations(model)

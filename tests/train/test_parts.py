@@ -101,3 +101,25 @@ def test_frozen_parts_get_no_gradient_but_let_it_through(tiny):
     assert all(parameter.grad is not None for parameter in parameters_by_part(model)["projector"].values())
     assert all(parameter.grad is None for parameter in parameters_by_part(model)["llm"].values())
     assert torch.isfinite(next(iter(parameters_by_part(model)["projector"].values())).grad).all()
+
+
+def test_text_qkv_are_a_part_of_their_own_where_they_have_a_rate(tiny):
+    for switch in (True, False):
+        model = tiny.build(visual_qkv=switch).model
+        rates = {"projector": 1e-3, "llm": 0.0, "text_qkv": 2e-4}
+        freeze(model, rates)
+        training = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        apart = parameters_by_part(model, text_qkv_apart=True)
+        assert set(apart["text_qkv"]) | set(apart["projector"]) == training
+        assert len(apart["text_qkv"]) == 2 * 3 and not any(".visual." in name for name in apart["text_qkv"])
+        groups = optimizer_groups(model, rates, weight_decay=0.0)
+        assert {group["part"]: group["lr"] for group in groups} == {"projector": 1e-3, "text_qkv": 2e-4}
+        assert sum(count(part.values()) for part in apart.values()) == count(model.parameters())
+
+
+def test_text_qkv_stay_frozen_where_the_rest_of_the_llm_trains(tiny):
+    model = tiny.build().model
+    freeze(model, {"llm": 1e-3, "text_qkv": 0.0})
+    apart = parameters_by_part(model, text_qkv_apart=True)
+    assert not any(parameter.requires_grad for parameter in apart["text_qkv"].values())
+    assert all(parameter.requires_grad for parameter in apart["llm"].values())

@@ -91,6 +91,11 @@ def test_a_wrong_type_says_what_was_expected_and_got(recipe_file, override, mess
         ("stages.0.warmup_ratio=1.0", "warmup_ratio: expected 0 <= ratio < 1, got 1.0"),
         ("stages.0.learning_rates.projector=0", "every part is frozen"),
         ("stages.0.learning_rates.projector=-1e-3", "projector: expected 0 or more, got -0.001"),
+        (
+            "stages.1={name: x, data: {path: x}, batch_size: 1, lora: {}, learning_rates: {llm: 1, text_qkv: 1}}",
+            "adapters train in place of text QKV",
+        ),
+        ("model.projector_width=0", "projector_width: expected more than 0"),
         ("stages.1.name=pretrain", "expected a different name for each, got pretrain, pretrain"),
         ("stages.1.name=a/b", "name: expected the name of a folder, got 'a/b'"),
         ("stages=[]", "stages: expected at least one"),

@@ -5,10 +5,12 @@ import subprocess
 import sys
 import time
 import weakref
+from typing import ClassVar
 
 import pytest
 import torch
 import yaml
+from transformers import TrainerCallback
 
 from llavit import LlavitForConditionalGeneration, LlavitProcessor, precision
 from llavit.train import run as run_module
@@ -374,3 +376,23 @@ def test_attention_over_documents_trains_as_sdpa_does(tiny, tmp_path, pack):
         ]
         losses[attention] = [row["loss"] for row in rows]
     assert losses["documents"] == pytest.approx(losses["sdpa"], rel=1e-5)  # float32: sums in another order
+
+
+def test_the_names_of_a_run_are_those_before_new_options_came(run, tiny):
+    record = json.loads((run / "pretrain/stage.json").read_text())
+    assert set(record["stage"]["learning_rates"]) == {"vision_tower", "projector", "visual_qkv", "llm"}
+    assert not {"projector_width", "visual_qkv_start"} & set(record["model"])
+
+
+def test_callbacks_are_called_in_every_stage(tiny, tmp_path):
+    class Steps(TrainerCallback):
+        seen: ClassVar[list] = []
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.seen.append((os.path.basename(args.output_dir), state.global_step))
+
+    overrides = ("stages.0.steps=1", "stages.1.steps=2", "model.projector_width=40")
+    folder = train(tiny.recipe(*overrides), output=tmp_path, progress=False, callbacks=[Steps()])
+    assert Steps.seen == [("pretrain.work", 1), ("instruct.work", 1), ("instruct.work", 2)]
+    model = LlavitForConditionalGeneration.from_pretrained(folder)
+    assert model.model.multi_modal_projector.linear_1.out_features == 40

@@ -40,6 +40,8 @@ def build_llavit(
     visual_qkv: bool = True,
     bidirectional_visual_attention: bool = True,
     vision_feature_norm: bool = False,
+    projector_width: int | None = None,
+    visual_qkv_start: Literal["copy", "random"] = "copy",
     image_size: int | None = None,
     tokenizer: Any = None,
     image_processor: BaseImageProcessor | None = None,
@@ -63,6 +65,9 @@ def build_llavit(
         visual_qkv: give visual tokens their own QKV projections.
         bidirectional_visual_attention: let the tokens of an image see each other in both directions.
         vision_feature_norm: standardise features before the projector; see `LlavitModel.calibrate_features`.
+        projector_width: of the projector's inner layer; default the LLM's width, as in LLaVA.
+        visual_qkv_start: "copy" of the text projections, as in the paper, or "random" weights with their mean and
+            spread, which is a control.
         image_size: height and width of processed images in pixels; default the tower's own.
         tokenizer: needed where `llm` is a loaded model without a known folder.
         image_processor: default: that in the tower's folder, else a plain one for the tower's family.
@@ -124,10 +129,13 @@ def build_llavit(
         visual_qkv=visual_qkv,
         bidirectional_visual_attention=bidirectional_visual_attention,
         vision_feature_norm=vision_feature_norm,
+        projector_width=projector_width,
         dtype=dtype,
     )
     _check_image_size(tower, processor.image_seq_length - (0 if strategy == "default" else extra_tokens))
     model = _assemble(config, tower, lm)
+    if visual_qkv_start == "random":
+        model.randomise_visual()
     model.generation_config = _generation_config(lm, tokenizer, image_token_id)
     model.to(dtype=dtype)  # type: ignore[call-arg]  # transformers' wrapper hides the signature
     return BuiltLlavit(model.eval(), processor)
@@ -223,11 +231,13 @@ def _assemble(
     with torch.device("meta"):
         model = LlavitForConditionalGeneration(config)
     decoder = lm.get_decoder()
+    # First of all that starts at random, so that one seed gives one projector, whatever the other switches.
+    projector = LlavitProjector(config).to(decoder.device)
     if config.visual_qkv:
         install_routing(decoder, family_of(config.llm))
     inner = model.model
     inner.vision_tower, inner.language_model = tower, decoder
-    inner.multi_modal_projector = LlavitProjector(config).to(decoder.device)
+    inner.multi_modal_projector = projector
     model.lm_head = lm.get_output_embeddings()
     for part in (model, inner):  # the parts' configurations hold their attention implementations
         part.config.vision_config, part.config.text_config = tower.config, decoder.config

@@ -21,6 +21,7 @@ class LlavitConfig(LlavaConfig):
             channel-wise (local and global features); an int gives LLaVA's single layer.
         vision_feature_norm: standardise features before the projector, so that layers of different scale weigh
             alike (`llavit.model.projector`). Our addition, off by default.
+        projector_width: of the projector's inner layer; None is LLaVA's, the LLM's width.
 
     Example:
         >>> config = LlavitConfig(vision_feature_layer=[8, 16, -2])
@@ -33,6 +34,7 @@ class LlavitConfig(LlavaConfig):
     visual_qkv: bool = True
     bidirectional_visual_attention: bool = True
     vision_feature_norm: bool = False
+    projector_width: int | None = None
 
     @property
     def is_mm_prefix_lm(self) -> bool:

@@ -309,6 +309,11 @@ class LlavitForConditionalGeneration(LlavitPreTrainedModel, LlavaForConditionalG
         for projection in routed_linears(self).values():
             projection.copy_text_to_visual()
 
+    def randomise_visual(self) -> None:
+        """Start every visual projection at random: the control to starting as a copy."""
+        for projection in routed_linears(self).values():
+            projection.randomise_visual()
+
     def forward(  # type: ignore[override]
         self,
         input_ids: torch.Tensor | None = None,

@@ -1,6 +1,7 @@
 """Projector: LLaVA's two-layer MLP, and an option to standardise what it reads."""
 
 import torch
+from torch import nn
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from llavit.model.configuration import LlavitConfig
@@ -15,6 +16,8 @@ class LlavitProjector(LlavaMultiModalProjector):
     the residual stream grows with depth, so that early ones barely reach the projector. And much of a feature is
     the same in every image, which an LLM first learns to read as a prompt instead of looking at the image.
 
+    `projector_width` widens the inner layer: a projector with as many weights as visual QKV is a control.
+
     Attributes:
         feature_mean: (layers * tower width,) what is subtracted.
         feature_std: (layers * tower width,) what is divided by.
@@ -25,6 +28,10 @@ class LlavitProjector(LlavaMultiModalProjector):
 
     def __init__(self, config: LlavitConfig):
         super().__init__(config)
+        if config.projector_width is not None:
+            wide, narrow = config.projector_width, self.linear_2.out_features
+            self.linear_1 = nn.Linear(self.linear_1.in_features, wide, bias=self.linear_1.bias is not None)
+            self.linear_2 = nn.Linear(wide, narrow, bias=self.linear_2.bias is not None)
         self.standardises = config.vision_feature_norm
         if self.standardises:
             self.register_buffer("feature_mean", torch.zeros(self.linear_1.in_features))

@@ -92,6 +92,13 @@ class RoutedLinear(nn.Module):
         for mine, theirs in zip(self.visual.parameters(), self.text.parameters(), strict=True):
             mine.copy_(theirs)
 
+    @torch.no_grad()
+    def randomise_visual(self) -> None:
+        """Start the visual projection at random, with the mean and the spread of the text projection's numbers."""
+        for mine, theirs in zip(self.visual.parameters(), self.text.parameters(), strict=True):
+            numbers = theirs.float()
+            mine.normal_(numbers.mean().item(), numbers.std().item())
+
     def forward(self, x_bld: torch.Tensor) -> torch.Tensor:
         """Project (b, l, d) to (b, l, o)."""
         if self.route is None:

@@ -10,7 +10,6 @@ from transformers import TrainingArguments
 
 from llavit.train.distributed import deepspeed_config, world_size
 from llavit.train.recipe import Stage
-from llavit.train.schema import to_plain
 
 
 def total_samples(stage: Stage, records: int) -> int:
@@ -54,7 +53,7 @@ def training_arguments(
         per_device_train_batch_size=stage.micro,
         gradient_accumulation_steps=stage.batch_size // (stage.micro * processes),
         num_train_epochs=1,  # SeededOrder holds the passes over the data
-        learning_rate=max(to_plain(stage.learning_rates).values()),
+        learning_rate=max(stage.learning_rates.by_part().values()),
         lr_scheduler_type=stage.schedule,
         warmup_steps=math.ceil(stage.warmup_ratio * steps),
         adam_beta2=stage.adam_beta2,
@@ -73,7 +72,7 @@ def training_arguments(
         dataloader_pin_memory=torch.cuda.is_available(),
         # The model keeps every part in the graph of every batch. Only of a tower are there layers that nothing reads:
         # those above the deepest one that gives features.
-        ddp_find_unused_parameters=to_plain(stage.learning_rates)["vision_tower"] > 0,
+        ddp_find_unused_parameters=stage.learning_rates.by_part()["vision_tower"] > 0,
         deepspeed=deepspeed_config(parallel),
     )
     if args.world_size != processes:

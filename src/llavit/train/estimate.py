@@ -19,7 +19,6 @@ from llavit.train.memory import Batch, StepMemory, step_memory
 from llavit.train.model_config import known_records, model_config
 from llavit.train.parts import PARTS
 from llavit.train.recipe import Recipe, Stage
-from llavit.train.schema import to_plain
 
 GB = 1e9
 TEXT_TOKENS = {"plain": 30, "chat": 250}
@@ -133,7 +132,7 @@ def _stage(
     shares = _shares(recipe.parallel, gpus)
     flops = training_flops(
         config,
-        to_plain(stage.learning_rates),
+        stage.learning_rates.by_part(),
         text,
         visual,
         text,

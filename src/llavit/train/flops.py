@@ -144,7 +144,8 @@ def training_flops(
 
     Args:
         config: of the model.
-        rates: learning rate of each part (`llavit.train.parts.PARTS`); a part without one is frozen.
+        rates: learning rate of each part (`llavit.train.parts.PARTS`); a part without one is frozen, `text_qkv`
+            goes with `llm`.
         text_tokens: tokens that are words, without padding; of all rows together.
         visual_tokens: tokens that are patches, of all rows together.
         supervised_tokens: tokens with a label: only these have logits (`supervised_logits_only`).
@@ -197,7 +198,9 @@ def training_flops(
         adapters = lora_rank * (tokens * (size.lora - size.lora_qkv) + by_text * size.lora_qkv)
         total += 2 * adapters * (4 if gradient_checkpointing else 3)
     elif "llm" in trains:
-        total += 2 * (by_text * size.qkv + tokens * size.layers + supervised_tokens * size.head)
+        total += 2 * (tokens * size.layers + supervised_tokens * size.head)
+    if not lora_rank and rates.get("text_qkv", rates.get("llm", 0.0)) > 0:
+        total += 2 * by_text * size.qkv
     return float(total)
 
 

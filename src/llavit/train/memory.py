@@ -31,7 +31,6 @@ from llavit.model.routing import VisualRoute
 from llavit.train.lora import hold_frozen
 from llavit.train.parts import freeze, parameters_by_part
 from llavit.train.recipe import Stage
-from llavit.train.schema import to_plain
 
 _NF4_BYTES = 0.516
 """Bytes of a 4-bit weight with its twice-quantised scales (QLoRA, arXiv 2305.14314: 4.127 bits)."""
@@ -158,7 +157,7 @@ def step_memory(
             )
             if stage.lora.quantize == "nf4":
                 quantised = {n for n, _ in model.named_parameters() if n.endswith(".base_layer.weight")}
-    freeze(model, to_plain(stage.learning_rates))
+    freeze(model, stage.learning_rates.by_part())
     hold_frozen(model, getattr(torch, stage.frozen_dtype), computes_in=dtype)
     weights = sum(
         p.numel() * (_NF4_BYTES if n in quantised else p.element_size()) for n, p in model.named_parameters()

@@ -51,6 +51,7 @@ def model_config(spec: ModelSpec, config_dir: str | Path | None = None) -> Llavi
         visual_qkv=spec.visual_qkv,
         bidirectional_visual_attention=spec.bidirectional_visual_attention,
         vision_feature_norm=spec.vision_feature_norm,
+        projector_width=spec.projector_width,
     )
 
 

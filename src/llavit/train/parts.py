@@ -9,9 +9,15 @@ from rich.table import Table
 from torch import nn
 
 from llavit.model.adapters import has_adapters, is_adapter
+from llavit.model.families import FAMILIES
 
 PARTS = ("vision_tower", "projector", "visual_qkv", "llm")
 """Names of the parts; a recipe's `learning_rates` has the same keys."""
+
+TEXT_QKV = "text_qkv"
+"""A part of its own, out of `llm`, where a recipe gives it a learning rate."""
+
+_PROJECTIONS = {name for family in FAMILIES.values() for name in family.projections}
 
 
 def part_of(parameter: str) -> str:
@@ -39,17 +45,25 @@ def part_of(parameter: str) -> str:
     raise ValueError(f"parameter {parameter} belongs to none of the parts {', '.join(PARTS)}")
 
 
-def parameters_by_part(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
+def parameters_by_part(model: nn.Module, text_qkv_apart: bool = False) -> dict[str, dict[str, nn.Parameter]]:
     """Group a model's parameters: part to name to parameter. Tied ones are counted once.
+
+    Args:
+        model: a LLaViT.
+        text_qkv_apart: the LLM's text QKV are a part of their own, `text_qkv`, after the others.
 
     Example:
         >>> model = nn.ModuleDict({"multi_modal_projector": nn.Linear(2, 3, bias=False)})
         >>> sum(p.numel() for p in parameters_by_part(model)["projector"].values())
         6
     """
-    parts: dict[str, dict[str, nn.Parameter]] = {part: {} for part in PARTS}
+    names = (*PARTS, TEXT_QKV) if text_qkv_apart else PARTS
+    parts: dict[str, dict[str, nn.Parameter]] = {part: {} for part in names}
     for name, parameter in model.named_parameters():
-        parts[part_of(name)][name] = parameter
+        part = part_of(name)
+        if text_qkv_apart and part == "llm" and _PROJECTIONS & set(name.split(".")):
+            part = TEXT_QKV
+        parts[part][name] = parameter
     return parts
 
 
@@ -67,7 +81,7 @@ def freeze(model: nn.Module, rates: Mapping[str, float]) -> None:
     """
     adapted = has_adapters(model)
     trains = 0
-    for part, parameters in parameters_by_part(model).items():
+    for part, parameters in parameters_by_part(model, TEXT_QKV in rates).items():
         for name, parameter in parameters.items():
             wanted = rates.get(part, 0.0) > 0 and (part != "llm" or not adapted or is_adapter(name))
             parameter.requires_grad_(wanted)
@@ -96,7 +110,7 @@ def optimizer_groups(
         [('projector', 0.001, 0.1), ('projector', 0.001, 0.0)]
     """
     groups = []
-    for part, parameters in parameters_by_part(model).items():
+    for part, parameters in parameters_by_part(model, TEXT_QKV in rates).items():
         training = [parameter for parameter in parameters.values() if parameter.requires_grad]
         matrices = [parameter for parameter in training if parameter.ndim >= 2]
         vectors = [parameter for parameter in training if parameter.ndim < 2]
@@ -116,7 +130,7 @@ def parts_table(model: nn.Module, rates: Mapping[str, float], title: str) -> Tab
         ['none in this model', 'trains', 'none in this model', 'frozen']
     """
     table = Table(title=title, title_justify="left", show_footer=True)
-    parts = parameters_by_part(model)
+    parts = parameters_by_part(model, TEXT_QKV in rates)
     counts = {part: _count(parameters.values()) for part, parameters in parts.items()}
     training = {part: counts[part] if rates.get(part, 0.0) > 0 else 0 for part in parts}
     adapters = [parameter for name, parameter in parts["llm"].items() if is_adapter(name)]

@@ -16,66 +16,11 @@ import yaml
 
 from llavit.compiling import Compile
 from llavit.train.data_spec import DataSpec
+from llavit.train.rates import LearningRates, LoraSpec, require_positive
 from llavit.train.schema import build, merge, parse_yaml, suggest, to_plain
 
 RECIPES = Path(__file__).parent / "recipes"
 Schedule = Literal["cosine", "linear", "constant", "constant_with_warmup"]
-
-
-@dataclass(frozen=True)
-class LearningRates:
-    """Peak learning rate of each part of the model; 0 freezes it.
-
-    Attributes:
-        vision_tower: the image encoder.
-        projector: the MLP between tower and LLM.
-        visual_qkv: the visual tokens' own q, k and v projections in the LLM.
-        llm: everything else in the LLM, embeddings and output head included.
-    """
-
-    vision_tower: float = 0.0
-    projector: float = 0.0
-    visual_qkv: float = 0.0
-    llm: float = 0.0
-
-    def __post_init__(self) -> None:
-        rates = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name, rate in rates.items():
-            if rate < 0:
-                raise ValueError(f"{name}: expected 0 or more, got {rate}")
-        if not any(rates.values()):
-            raise ValueError(
-                f"every part is frozen, expected a learning rate above 0 for one of {', '.join(rates)}"
-            )
-
-
-@dataclass(frozen=True)
-class LoraSpec:
-    """Adapters on the LLM's linear layers, which train instead of its own weights (LoRA; extra `lora`).
-
-    The visual QKV and the projector have no adapters: like everywhere, their learning rates decide, and they
-    train in full. Embeddings, norms and the output head of the LLM stay frozen. The defaults are LLaVA-1.5's.
-
-    Attributes:
-        rank: inner width of an adapter.
-        alpha: an adapter's output is scaled by alpha / rank.
-        dropout: share of an adapter's inputs that is dropped.
-        targets: "auto" for all linear layers, or the names of some, like `[q_proj, v_proj]`.
-        quantize: hold the LLM's own layers in 4 bits (QLoRA; extra `qlora`), or not.
-    """
-
-    rank: int = 128
-    alpha: float = 256.0
-    dropout: float = 0.05
-    targets: Literal["auto"] | tuple[str, ...] = "auto"
-    quantize: Literal["none", "nf4"] = "none"
-
-    def __post_init__(self) -> None:
-        _positive(self, "rank", "alpha")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: expected 0 <= dropout < 1, got {self.dropout}")
-        if not self.targets:
-            raise ValueError("targets: expected auto or names of linear layers, got an empty list")
 
 
 @dataclass(frozen=True)
@@ -148,7 +93,7 @@ class Stage:
             "save_every",
             "keep_checkpoints",
         )
-        _positive(self, *names)
+        require_positive(self, *names)
         if self.batch_size % self.micro:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro}"
@@ -161,6 +106,8 @@ class Stage:
             raise ValueError(
                 "lora: adapters train at learning_rates.llm, expected it above 0; leave lora out to freeze the LLM"
             )
+        if self.lora is not None and self.learning_rates.text_qkv is not None:
+            raise ValueError("lora: adapters train in place of text QKV, leave learning_rates.text_qkv out")
 
     @property
     def micro(self) -> int:
@@ -180,6 +127,8 @@ class ModelSpec:
         bidirectional_visual_attention: visual tokens of an image see each other in both directions.
         vision_feature_norm: standardise features before the projector, by statistics of the first stage's
             first images.
+        projector_width: of the projector's inner layer; the LLM's width, as in LLaVA, if not given.
+        visual_qkv_start: visual QKV start as a "copy" of the text QKV, as in the paper, or at "random".
         image_size: side of the square image, in pixels; the tower's own if not given.
         chat_template: Jinja template of a conversation; the tokenizer's own if not given.
         checkpoint: a LLaViT or LLaVA folder or hub id, instead of all of the above.
@@ -191,12 +140,14 @@ class ModelSpec:
     visual_qkv: bool = True
     bidirectional_visual_attention: bool = True
     vision_feature_norm: bool = False
+    projector_width: int | None = None
+    visual_qkv_start: Literal["copy", "random"] = "copy"
     image_size: int | None = None
     chat_template: str | None = None
     checkpoint: str | None = None
 
     def __post_init__(self) -> None:
-        _positive(self, "image_size")
+        require_positive(self, "image_size", "projector_width")
         if self.checkpoint is not None:
             given = [
                 f.name for f in fields(self) if f.name != "checkpoint" and getattr(self, f.name) != f.default
@@ -248,7 +199,7 @@ class Recipe:
     wandb: str | None = None
 
     def __post_init__(self) -> None:
-        _positive(self, "peak_tflops")
+        require_positive(self, "peak_tflops")
         names = [stage.name for stage in self.stages]
         if not names:
             raise ValueError("stages: expected at least one")
@@ -391,10 +342,3 @@ def _position(items: list[Any], part: str, where: str, path: str) -> int:
     raise ValueError(
         f"{where}: {path} has no {part!r}, {suggest(part, [*names, *map(str, range(len(items)))])}"
     )
-
-
-def _positive(spec: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(spec, name)
-        if value is not None and value <= 0:
-            raise ValueError(f"{name}: expected more than 0, got {value}")

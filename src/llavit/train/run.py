@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,12 @@ CALIBRATION_IMAGES = 64
 
 
 def train(
-    recipe: Recipe, *, output: str | Path | None = None, progress: bool = True, resume: bool = True
+    recipe: Recipe,
+    *,
+    output: str | Path | None = None,
+    progress: bool = True,
+    resume: bool = True,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Path:
     """Train all stages of a recipe.
 
@@ -56,6 +62,7 @@ def train(
         output: folder of the run; the recipe's own if not given.
         progress: show what trains, and a progress bar.
         resume: False asks for a run from the start, and is an error where the folder already holds one.
+        callbacks: of transformers, called in every stage; `args.output_dir` is `OUTPUT/STAGE.work` there.
 
     Returns:
         the folder of the last stage's model and processor. Each stage has one: `OUTPUT/STAGE`, with
@@ -108,7 +115,9 @@ def train(
             model, processor = _start(recipe.model) if index == 0 else _load(stores[index - 1].result)
             if index == 0 and recipe.model.vision_feature_norm:
                 _calibrate(model, processor, readers[0], stage)
-            _run_stage(recipe, stage, readers[index], stores[index], model, processor, dtype, console)
+            _run_stage(
+                recipe, stage, readers[index], stores[index], model, processor, dtype, console, callbacks
+            )
             forget_deepspeed()
         del model, processor
         free_memory()
@@ -124,13 +133,14 @@ def _run_stage(
     processor: Any,
     dtype: torch.dtype,
     console: Console,
+    callbacks: Sequence[TrainerCallback],
 ) -> None:
     """Train one stage and publish its folder."""
     if is_first_process():
         store.begin()
     if stage.lora is not None:
         adapt(model, recipe, stage, store.work)
-    rates = to_plain(stage.learning_rates)
+    rates = stage.learning_rates.by_part()
     freeze(model, rates)
     args = training_arguments(
         stage, store.work, records=len(reader), seed=recipe.seed, dtype=dtype, parallel=recipe.parallel
@@ -177,7 +187,7 @@ def _run_stage(
         data,
         Collator(processor.tokenizer.pad_token_id, pack_length=stage.pack_length),
         skip_log,
-        callbacks=[*logs, TrimHeap(), stop],
+        callbacks=[*logs, *callbacks, TrimHeap(), stop],
         fsdp2=recipe.parallel == "fsdp2",
         peak_tflops=peak_tflops(recipe.peak_tflops, args.device, dtype),
     )
@@ -229,6 +239,8 @@ def _start(spec: ModelSpec) -> tuple[Any, Any]:
         visual_qkv=spec.visual_qkv,
         bidirectional_visual_attention=spec.bidirectional_visual_attention,
         vision_feature_norm=spec.vision_feature_norm,
+        projector_width=spec.projector_width,
+        visual_qkv_start=spec.visual_qkv_start,
         image_size=spec.image_size,
         chat_template=spec.chat_template,
         dtype=torch.float32,

@@ -1,7 +1,7 @@
 """Plain YAML values to frozen dataclasses, strictly: an unknown key or a wrong type is an error that says where.
 
-Knows types, not recipes: `int`, `float`, `bool`, `str`, `Literal`, `X | None`, `tuple[X, ...]` and
-dataclasses.
+Knows types, not recipes: `int`, `float`, `bool`, `str`, `Literal`, `X | None`, `tuple[X, ...]`, `dict[str, X]`
+and dataclasses.
 """
 
 from __future__ import annotations
@@ -94,6 +94,11 @@ def build(kind: type[T], value: Any, where: str, path: str = "", partial: bool =
             raise ValueError(f"{place}: expected a list of {_name(args[0])}, got {_show(value)}")
         items = [build(args[0], item, where, f"{path}[{index}]", partial) for index, item in enumerate(value)]
         return tuple(items)  # type: ignore[return-value]
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{place}: expected names and {_name(args[1])}, got {_show(value)}")
+        prefix = f"{path}." if path else ""
+        return {str(k): build(args[1], v, where, f"{prefix}{k}", partial) for k, v in value.items()}  # type: ignore[return-value]
     if not _fits(kind, value):
         raise ValueError(f"{place}: expected {_name(kind)}, got {_show(value)}")
     return float(value) if kind is float else value  # type: ignore[return-value]
@@ -110,6 +115,8 @@ def to_plain(value: Any) -> Any:
         return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, list | tuple):
         return [to_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: to_plain(item) for key, item in value.items()}
     return value
 
 
@@ -183,6 +190,8 @@ def _fits(kind: Any, value: Any) -> bool:
         return isinstance(value, str) and value in get_args(kind)
     if get_origin(kind) is tuple:
         return isinstance(value, list | tuple)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict)
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind is int:
@@ -196,6 +205,10 @@ def _name(kind: Any) -> str:
         return "one of " + ", ".join(args)
     if origin is tuple:
         return f"a list of {_name(args[0])}"
+    if origin is dict:
+        return f"names and {_name(args[1])}"
+    if dataclasses.is_dataclass(kind):
+        return "keys and values"
     if origin in (Union, types.UnionType):
         return " or ".join(_name(choice) for choice in args if choice is not type(None))
     return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(

@@ -37,6 +37,9 @@ _NOT_THE_RECORDS = ("path", "format", "split", "limit", "mixture", "on_error", "
 _LATER = {"style": "chat", "lora": None, "frozen_dtype": "float32"}
 """Keys of a stage that came later, and the values that stand for their absence: older runs go on."""
 
+_LATER_IN_MODEL = {"projector_width": None, "visual_qkv_start": "copy"}
+"""The same of the recipe's model."""
+
 
 def stage_identity(recipe: Recipe, index: int, fingerprint: str, before: str | None) -> dict[str, Any]:
     """Collect all that decides what comes out of a stage.
@@ -52,9 +55,15 @@ def stage_identity(recipe: Recipe, index: int, fingerprint: str, before: str | N
         for key, value in to_plain(recipe.stages[index]).items()
         if key not in _HOW_NOT_WHAT and (key not in _LATER or value != _LATER[key])
     }
+    stage["learning_rates"] = recipe.stages[index].learning_rates.by_part()
     data = {key: value for key, value in stage["data"].items() if key not in _NOT_THE_RECORDS}
     stage["data"] = {**data, "records": fingerprint}
-    start = {"model": to_plain(recipe.model)} if before is None else {"the stage before": before}
+    model = {
+        key: value
+        for key, value in to_plain(recipe.model).items()
+        if key not in _LATER_IN_MODEL or value != _LATER_IN_MODEL[key]
+    }
+    start = {"model": model} if before is None else {"the stage before": before}
     if recipe.feature_cache is not None:
         stage["features"] = "cached in bfloat16"
     return {**start, "seed": recipe.seed, "dtype": recipe.dtype, "stage": stage}

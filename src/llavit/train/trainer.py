@@ -40,7 +40,6 @@ from llavit.train.distributed import (
 from llavit.train.order import SeededOrder, by_length
 from llavit.train.parts import freeze, optimizer_groups
 from llavit.train.recipe import Stage
-from llavit.train.schema import to_plain
 from llavit.train.stopping import ignore_sigterm
 from llavit.train.throughput import COUNTS, Throughput, count
 
@@ -88,7 +87,7 @@ class LlavitTrainer(Trainer):
         peak_tflops: float | None = None,
     ):
         self.stage = stage
-        self.rates: Mapping[str, float] = to_plain(stage.learning_rates)
+        self.rates: Mapping[str, float] = stage.learning_rates.by_part()
         self.skip_log = skip_log
         self.fsdp2 = fsdp2 and world_size() > 1
         freeze(model, self.rates)
