@@ -27,6 +27,7 @@ import llavit.model.attention  # noqa: F401  # registers `documents`
 from llavit.model.compat import cache_argument, given_cache, image_fields, output_cache, same_image_fields
 from llavit.model.configuration import LlavitConfig
 from llavit.model.documents import may_run_on_documents, run_on_documents
+from llavit.model.encoding import EncodesImages
 from llavit.model.families import family_of
 from llavit.model.masks import image_ids_from_counts, require_block_masks, visual_attention_mask
 from llavit.model.pretrained import LlavitPreTrainedModel
@@ -34,7 +35,7 @@ from llavit.model.projector import LlavitProjector
 from llavit.model.routing import VisualRoute, install_routing, routed_linears
 
 
-class LlavitModel(LlavitPreTrainedModel, LlavaModel):
+class LlavitModel(EncodesImages, LlavitPreTrainedModel, LlavaModel):
     """Vision tower, projector and LLM, without the language modelling head.
 
     Raises:
@@ -282,7 +283,7 @@ class LlavitModel(LlavitPreTrainedModel, LlavaModel):
         return torch.cat(list(self.get_image_features(pixel_values=pixels, return_dict=True).pooler_output))
 
 
-class LlavitForConditionalGeneration(LlavitPreTrainedModel, LlavaForConditionalGeneration):
+class LlavitForConditionalGeneration(EncodesImages, LlavitPreTrainedModel, LlavaForConditionalGeneration):
     """LLaViT with its language modelling head: trains with `labels`, answers with `generate`.
 
     Example:

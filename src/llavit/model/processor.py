@@ -100,6 +100,15 @@ class LlavitProcessor(LlavaProcessor):
         """Render a conversation as text, one image token per image."""
         return render(self, messages, add_generation_prompt)
 
+    def image_prefix(self) -> torch.Tensor:
+        """Return the token ids (p,) that come before an image at the beginning of a conversation.
+
+        `model.encode_image(images, prefix=processor.image_prefix())` encodes an image where it stands in a prompt.
+        """
+        messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}]
+        ids = self._tokenise(self.render(messages), [])["input_ids"]
+        return ids[: int((ids == self.image_token_id).nonzero()[0])]
+
     def encode(
         self,
         messages: list[Message],
