@@ -10,15 +10,17 @@ Legend: n images, b rows, l tokens, v vocabulary, w positions that are looked at
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from llavit.model.compat import cache_argument
 from llavit.model.masks import TEXT
+from llavit.serve.masks import decode_masks, layer_kinds
 from llavit.serve.slots import SlotCache
+
+if TYPE_CHECKING:
+    from llavit.serve.prefilling import CompiledPrefill
 
 LONGEST = 4096
 """Default limit on `max_length`: longer contexts are to be asked for, they cost memory for every slot."""
@@ -63,37 +65,18 @@ class Runner:
         self._filler = 0 if model.config.image_token_id else 1  # any token of text
         self._columns = torch.arange(self.max_length, device=self.device)
         self._decode_step: DecodeStep = self._decode_eager
-        self._compiling: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self._prefill: CompiledPrefill | None = None
 
-    def compile(self, pixels: torch.Tensor) -> None:
-        """Compile decoding and the LLM's layers now; takes a minute or two the first time. The slots must be free.
-
-        Args:
-            pixels: (1, 3, height, width) of any image, to try the graphs with.
-        """
+    def compile(self) -> None:
+        """Compile decoding and prefill now; takes some minutes. The slots must be free."""
         from llavit.serve.decoding import CompiledDecode
+        from llavit.serve.prefilling import CompiledPrefill
 
         step = CompiledDecode(self.model, self.kinds, self.slots)
         step.warm_up()
         self._decode_step = step
-        # All layers share graphs, as long as none holds the number of a layer, by which `update` finds its slots.
-        self.slots.update = torch.compiler.disable(self.slots.update)  # type: ignore[method-assign]
-        self._compiling = partial(torch._dynamo.config.patch, allow_unspec_int_on_nn_module=True)
-        for layer in self.model.model.language_model.layers:
-            layer.compile(dynamic=True)
-        features = self.features(pixels)
-        count = features.shape[1]
-        image, word = self.model.config.image_token_id, self._filler
-        # One prompt and several, with images and without, of two lengths, so that graphs take any number.
-        for rows, before, after in ((1, 3, 9), (1, 5, 17), (2, 3, 9), (3, 5, 17)):
-            ids = [word] * before + [image] * count + [word] * after
-            image_ids = torch.tensor([0 if token == image else -1 for token in ids])
-            if len(ids) + after > self.max_length or rows > len(self.slots.rows):
-                return
-            text = [torch.full((after,), -1)] * rows
-            self.prefill_rows(0, [ids] * rows, [image_ids] * rows, features.repeat(rows, 1, 1))
-            self.prefill_rows(0, [[word] * after] * rows, text, past=len(ids))
-            self.prefill_rows(0, [[word] * after] * rows, text)
+        self._prefill = CompiledPrefill(self.model, self.kinds, self.slots)
+        self._prefill.warm_up()
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Run the vision tower over images (n, 3, height, width)."""
@@ -144,23 +127,42 @@ class Runner:
         Returns:
             (b, v) logits behind the last token of each.
         """
+        if self._prefill is not None and self._prefill.takes(max(map(len, ids)), past):
+            return self._prefill_one_by_one(first, ids, image_ids, features, past)
         lengths = [len(each) for each in ids]
         longest = max(lengths)
         self.slots.prefill_at(first, past)
         positions = torch.arange(past, past + longest, device=self.device)
         filled = [[*each, *[self._filler] * (longest - len(each))] for each in ids]
         numbered = [torch.nn.functional.pad(each, (0, longest - len(each)), value=TEXT) for each in image_ids]
-        with self._compiling():
-            hidden = self.model.model(
-                input_ids=torch.tensor(filled, device=self.device),
-                image_ids=torch.stack(numbered).to(self.device),
-                image_features=features,
-                position_ids=positions.expand(len(ids), -1),
-                use_cache=True,
-                **cache_argument(self.slots),
-            ).last_hidden_state
+        hidden = self.model.model(
+            input_ids=torch.tensor(filled, device=self.device),
+            image_ids=torch.stack(numbered).to(self.device),
+            image_features=features,
+            position_ids=positions.expand(len(ids), -1),
+            use_cache=True,
+            **cache_argument(self.slots),
+        ).last_hidden_state
         last = torch.tensor(lengths, device=self.device) - 1
         return self.model.lm_head(hidden[torch.arange(len(ids), device=self.device), last])
+
+    def _prefill_one_by_one(
+        self,
+        first: int,
+        ids: Sequence[Sequence[int]],
+        image_ids: Sequence[torch.Tensor],
+        features: torch.Tensor | None,
+        past: int,
+    ) -> torch.Tensor:
+        """Run prompts through the compiled graph, which is for one."""
+        assert self._prefill is not None
+        taken, logits = 0, []
+        for number, (tokens, images) in enumerate(zip(ids, image_ids, strict=True)):
+            count = len(images[images != TEXT].unique())
+            own = features[taken : taken + count] if features is not None and count else None
+            taken += count
+            logits.append(self._prefill(first + number, tokens, images, own, past))
+        return torch.stack(logits)
 
     def decode(self, tokens: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
         """Run one token of each of the first b rows.
@@ -189,69 +191,6 @@ class Runner:
             **cache_argument(self.slots),
         ).last_hidden_state
         return self.model.lm_head(hidden[:, -1])
-
-
-def layer_kinds(text_config: Any) -> tuple[str, ...] | None:
-    """Return the kinds of layers of an LLM that takes a mask for each kind; None for one that takes a single mask.
-
-    Raises:
-        ValueError: a kind that does not keep keys and values of each token.
-    """
-    backend = text_config._attn_implementation
-    if backend not in ("sdpa", "eager"):
-        raise ValueError(
-            f"attention implementation {backend!r}: the engine makes masks for 'sdpa' and 'eager'; load the model with "
-            "attn_implementation='sdpa'"
-        )
-    if not hasattr(text_config, "layer_types"):
-        return None
-    kinds = tuple(sorted(set(text_config.layer_types)))
-    unknown = set(kinds) - {"full_attention", "sliding_attention"}
-    if unknown:
-        raise ValueError(
-            f"layer_types: expected full_attention and sliding_attention, got {', '.join(sorted(unknown))}"
-        )
-    return kinds
-
-
-def decode_masks(
-    text_config: Any,
-    kinds: tuple[str, ...] | None,
-    columns_w: torch.Tensor,
-    positions_b: torch.Tensor,
-    dtype: torch.dtype,
-) -> Any:
-    """Make the masks of a decoding step: a row sees what stands at its own position and before.
-
-    Args:
-        text_config: the LLM's configuration.
-        kinds: of `layer_kinds`.
-        columns_w: the positions that are looked at, 0 to w-1.
-        positions_b: where each row's token stands.
-        dtype: the model's.
-
-    Returns:
-        (b, 1, 1, w), boolean for sdpa and additive for eager attention, or a dict of them by kind of layer.
-
-    Example:
-        >>> from transformers import LlamaConfig
-        >>> config = LlamaConfig(attn_implementation="sdpa")
-        >>> decode_masks(config, None, torch.arange(4), torch.tensor([1, 2]), torch.float32).int().squeeze().tolist()
-        [[1, 1, 0, 0], [1, 1, 1, 0]]
-    """
-    seen = columns_w <= positions_b[:, None]
-    size: Any = getattr(text_config, "sliding_window", None)
-
-    def made(kind: str) -> torch.Tensor:
-        mask = seen if kind == "full_attention" else seen & (columns_w > positions_b[:, None] - size)
-        mask = mask[:, None, None]
-        if text_config._attn_implementation == "eager":
-            return torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)
-        return mask
-
-    if kinds is not None:
-        return {kind: made(kind) for kind in kinds}
-    return made("full_attention" if size is None else "sliding_attention")
 
 
 def _max_length(text_config: Any, wanted: int | None) -> int:
