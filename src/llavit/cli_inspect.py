@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from llavit.cli_choices import Dtype
+from llavit.cli_errors import reports_errors
 
 Result = TypeVar("Result")
 
@@ -113,3 +114,66 @@ def finish(results: Sequence[Any], output: Path, name: str | None = None, summar
     from llavit.inspect.report import save_all
 
     typer.echo(save_all(results, output, name, summary))
+
+
+@inspect_app.command()
+@reports_errors
+def lens(
+    models: Models,
+    image: ImageOption = None,
+    question: QuestionOption = "What is in this image?",
+    messages: MessagesOption = None,
+    layers: LayersOption = None,
+    at_input: Annotated[bool, typer.Option("--input/--no-input", help="Look at the input as well.")] = True,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many words of each visual token.")] = 5,
+    whole_words: Annotated[
+        bool, typer.Option("--whole-words", help="Only tokens that are a word of letters.")
+    ] = False,
+    find: Annotated[str, typer.Option(help="Words to mark, separated by commas.")] = "",
+    dtype: DtypeOption = Dtype.auto,
+    output: Output = OUTPUT,
+) -> None:
+    """Read visual tokens as words: the nearest words of each, at the input and behind every layer."""
+    conversation, chosen = messages_of(image, question, messages), numbers(layers)
+    from llavit.inspect.lens import vocabulary_lens
+
+    wanted = [word.strip() for word in find.split(",") if word.strip()]
+
+    def look(model: Any, processor: Any, name: str) -> Any:
+        return vocabulary_lens(
+            model,
+            processor,
+            conversation,
+            layers=chosen,
+            at_input=at_input,
+            k=k,
+            whole_words=whole_words,
+            find=wanted,
+            name=name,
+        )
+
+    results = look_at(models, look, dtype)
+    columns = [(found.model, {view: found.common(view, 5) for view in found.views}) for found in results]
+    print_table(
+        "most often the nearest word",
+        ["view", *(name for name, _ in columns)],
+        [
+            [view, *(", ".join(f"{word} x {n}" for word, n in common.get(view, [])) for _, common in columns)]
+            for view in dict.fromkeys(view for found in results for view in found.views)
+        ],
+    )
+    finish(results, output)
+
+
+def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; what a model wrote in it steers neither terminal nor markup."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left")
+    for head in heads:
+        table.add_column(Text(head))
+    for row in rows:
+        table.add_row(*(Text("".join(c if c.isprintable() else "\ufffd" for c in cell)) for cell in row))
+    Console(highlight=False).print(table)

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llavit.inspect.attention import answer_attention, answer_words
     from llavit.inspect.inputs import one_image, read_messages
+    from llavit.inspect.lens import Lens, vocabulary_lens
     from llavit.inspect.report import Analysis, save_all, side_by_side
     from llavit.inspect.weights import attention_weights
 
 __all__ = [
     "Analysis",
+    "Lens",
     "answer_attention",
     "answer_words",
     "attention_weights",
@@ -18,10 +20,12 @@ __all__ = [
     "read_messages",
     "save_all",
     "side_by_side",
+    "vocabulary_lens",
 ]
 
 _HOMES = {
     "Analysis": "report",
+    "Lens": "lens",
     "answer_attention": "attention",
     "answer_words": "attention",
     "attention_weights": "weights",
@@ -29,6 +33,7 @@ _HOMES = {
     "read_messages": "inputs",
     "save_all": "report",
     "side_by_side": "report",
+    "vocabulary_lens": "lens",
 }
 """The files of the public names, which are imported when they are asked for."""
 
