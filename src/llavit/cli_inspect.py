@@ -126,8 +126,9 @@ def lens(
     layers: LayersOption = None,
     at_input: Annotated[bool, typer.Option("--input/--no-input", help="Look at the input as well.")] = True,
     k: Annotated[int, typer.Option("-k", min=1, help="How many words of each visual token.")] = 5,
-    whole_words: Annotated[
-        bool, typer.Option("--whole-words", help="Only tokens that are a word of letters.")
+    all_tokens: Annotated[
+        bool,
+        typer.Option("--all-tokens", help="Not only words of letters: spaces, signs and digits as well."),
     ] = False,
     find: Annotated[str, typer.Option(help="Words to mark, separated by commas.")] = "",
     dtype: DtypeOption = Dtype.auto,
@@ -147,7 +148,7 @@ def lens(
             layers=chosen,
             at_input=at_input,
             k=k,
-            whole_words=whole_words,
+            whole_words=not all_tokens,
             find=wanted,
             name=name,
         )

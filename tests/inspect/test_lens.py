@@ -32,7 +32,7 @@ def saved(built, tmp_path_factory):
 
 
 def test_every_patch_has_k_words_in_every_view(built):
-    lens = vocabulary_lens(*built, conversation(), k=3)
+    lens = vocabulary_lens(*built, conversation(), k=3, whole_words=False)
     assert lens.views == ("input", "layer 0", "layer 1")
     assert lens.ids_nvk.shape == lens.scores_nvk.shape == (3, 4, 3)
     assert (np.diff(lens.scores_nvk, axis=-1) <= 0).all()
@@ -43,7 +43,9 @@ def test_every_patch_has_k_words_in_every_view(built):
 
 def test_the_last_view_is_what_the_model_would_write_there(built):
     model, processor = built
-    lens = vocabulary_lens(model, processor, conversation(), layers=[-1], at_input=False, k=1)
+    lens = vocabulary_lens(
+        model, processor, conversation(), layers=[-1], at_input=False, k=1, whole_words=False
+    )
     encoded = processor.encode(conversation(), add_generation_prompt=True)
     with torch.no_grad():
         logits = model(input_ids=encoded["input_ids"][None], pixel_values=encoded["pixel_values"]).logits[0]
@@ -61,7 +63,7 @@ def test_a_patch_that_is_a_words_embedding_is_read_as_that_word(tiny):
         last = model.model.multi_modal_projector.linear_2
         last.weight.zero_()
         last.bias.copy_(0.01 * model.get_input_embeddings().weight[cat])  # a cosine does not mind the length
-    lens = vocabulary_lens(model.eval(), processor, conversation(), layers=[], find=["c"])
+    lens = vocabulary_lens(model.eval(), processor, conversation(), layers=[], whole_words=False, find=["c"])
     assert lens.views == ("input",)
     assert [[patch[0] for patch in row] for row in lens.words("input")] == [["c", "c"], ["c", "c"]]
     np.testing.assert_allclose(lens.scores_nvk[..., 0], 1, rtol=1e-5)
@@ -71,15 +73,19 @@ def test_a_patch_that_is_a_words_embedding_is_read_as_that_word(tiny):
 
 def test_a_later_question_changes_nothing_and_an_earlier_one_may(built):
     def lens(question):
-        return vocabulary_lens(*built, one_image(Image.new("RGB", (16, 16), "red"), question))
+        return vocabulary_lens(
+            *built, one_image(Image.new("RGB", (16, 16), "red"), question), whole_words=False
+        )
 
     np.testing.assert_array_equal(lens("What?").scores_nvk, lens("Is it a cat or a dog?").scores_nvk)
     first = [{"role": "user", "content": [{"type": "text", "text": "Look:"}, *conversation()[0]["content"]]}]
-    assert not np.allclose(lens("What?").scores_nvk, vocabulary_lens(*built, first).scores_nvk)
+    assert not np.allclose(
+        lens("What?").scores_nvk, vocabulary_lens(*built, first, whole_words=False).scores_nvk
+    )
 
 
 def test_each_image_has_its_own_patches_and_picture(built):
-    lens = vocabulary_lens(*built, conversation(2), k=2)
+    lens = vocabulary_lens(*built, conversation(2), k=2, whole_words=False)
     assert len(lens.pictures) == 2 and lens.image_v.tolist() == [0] * 4 + [1] * 4
     assert lens.pictures[1].getpixel((0, 0)) == (0, 0, 255)
     ids = [[processor_id for row in lens.words("layer 0", image) for processor_id in row] for image in (0, 1)]
@@ -95,15 +101,15 @@ def test_mistakes_are_named(built):
     with pytest.raises(ValueError, match="layer 7: there are 2 layers"):
         vocabulary_lens(*built, conversation(), layers=[7])
     with pytest.raises(ValueError, match="or the input, got neither"):
-        vocabulary_lens(*built, conversation(), layers=[], at_input=False)
+        vocabulary_lens(*built, conversation(), layers=[], at_input=False, whole_words=False)
     with pytest.raises(ValueError, match="k=0: expected 1 to"):
-        vocabulary_lens(*built, conversation(), k=0)
+        vocabulary_lens(*built, conversation(), k=0, whole_words=False)
     with pytest.raises(ValueError, match="view 'layer 9': expected one of input, layer 0"):
-        vocabulary_lens(*built, conversation()).words("layer 9")
+        vocabulary_lens(*built, conversation(), whole_words=False).words("layer 9")
 
 
 def test_the_page_has_a_frame_for_each_view_with_every_word_and_needs_nothing_else(built, tmp_path):
-    lens = vocabulary_lens(*built, conversation(2), k=3)
+    lens = vocabulary_lens(*built, conversation(2), k=3, whole_words=False)
     page = lens.save(tmp_path).read_text()
     assert page.count('class="frame"') == 2 * 3 and page.count('<div class="lens seen-') == 2 * 3
     cells = re.findall(r'<span style="[^"]*" title="([^"]*)">', page)
@@ -132,7 +138,7 @@ def test_the_command_sets_models_side_by_side(saved, tiny, tmp_path):
     picture = tiny.data.parent / "0.png"
     done = CliRunner().invoke(
         app,
-        f"inspect lens {saved} {saved} --image {picture} --layers -1 -k 2 --dtype float32 -o {tmp_path}".split(),
+        f"inspect lens {saved} {saved} --image {picture} --layers -1 -k 2 --all-tokens --dtype float32 -o {tmp_path}".split(),
     )
     assert done.exit_code == 0, done.output
     page = tmp_path / "lens.html"

@@ -118,7 +118,7 @@ def vocabulary_lens(
     layers: Sequence[int] | None = None,
     at_input: bool = True,
     k: int = 5,
-    whole_words: bool = False,
+    whole_words: bool = True,
     find: Iterable[str] = (),
     name: str = "model",
 ) -> Lens:
@@ -133,7 +133,7 @@ def vocabulary_lens(
         layers: of the LLM, from 0, negative ones from the end; all if not given.
         at_input: look at the input as well.
         k: how many words.
-        whole_words: admit only tokens of letters; else every token that is not special.
+        whole_words: admit only tokens of letters; else every token that is not special, spaces and signs too.
         find: words to look for: patches whose k words hold one of them are marked.
         name: what to call the model.
 
