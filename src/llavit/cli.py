@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from llavit.cli_bench import bench_app
+from llavit.cli_compare import compare
 from llavit.cli_data import data_app
 from llavit.cli_errors import reports_errors as _reports_errors
 from llavit.cli_errors import show_traceback
@@ -35,6 +36,7 @@ app.add_typer(starter_app, name="starter")
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(inspect_app, name="inspect")
+app.command()(compare)
 app.command("eval")(eval_)
 app.command()(table)
 app.command()(export)

@@ -233,8 +233,8 @@ def _start(spec: ModelSpec) -> tuple[Any, Any]:
     assert spec.vision is not None and spec.llm is not None  # ModelSpec checked
     layers = spec.vision_feature_layer
     return build_llavit(
-        _starter(spec.vision),
-        _starter(spec.llm),
+        starter_part(spec.vision),
+        starter_part(spec.llm),
         vision_feature_layer=layers if isinstance(layers, int) else list(layers),
         visual_qkv=spec.visual_qkv,
         bidirectional_visual_attention=spec.bidirectional_visual_attention,
@@ -271,7 +271,7 @@ def _load(source: str | Path) -> tuple[Any, Any]:
     return model, LlavitProcessor.from_pretrained(source)
 
 
-def _starter(source: str) -> str | Path:
+def starter_part(source: str) -> str | Path:
     """Resolve `starter:llm` and `starter:tower`; anything else is a folder or a hub id."""
     if not source.startswith("starter:"):
         return source

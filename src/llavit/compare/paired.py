@@ -1,0 +1,164 @@
+"""Two variants on the same questions with the same seeds: the difference, and how sure it is.
+
+A score is a mean over families, of means over tasks, of means over units (items, or groups that count as one). So a
+difference d[seed, unit] has two sources of chance: which seeds were run, and which questions were asked. Its variance
+is taken as the sum of both (crossed random effects; what both hold counts twice, which errs on the safe side):
+
+    se^2 = var over seeds of the seeds' differences / seeds  +  sum over tasks of weight^2 * var over units / units
+
+where the second term averages each unit over the seeds first. The 95 % interval and the two-sided p value come from
+Student's t, with degrees of freedom by Welch and Satterthwaite: few where seeds matter most, many where questions do.
+With one seed the first term is unknown: the interval then covers questions only, and says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+LEVEL = 0.95
+
+Points = Mapping[str, Sequence[float]]
+"""By task: the points of its units, in their order."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean with its interval.
+
+    Attributes:
+        mean: the difference, or the mean.
+        low: lower end of the 95 % interval.
+        high: upper end.
+        p: two-sided, of no difference.
+        seeds: how many seeds are behind it.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    seeds: int
+
+
+def difference(ours: Sequence[Points], theirs: Sequence[Points], families: Mapping[str, str]) -> Difference:
+    """Compare two variants.
+
+    Args:
+        ours: points by task, for each seed.
+        theirs: the baseline's, for the same seeds in the same order.
+        families: family of each task; tasks without one are left out.
+
+    Raises:
+        ValueError: other seeds, tasks or units on one side, or no task.
+
+    Example:
+        >>> ours, theirs = [{"t": [1.0, 1.0, 0.0, 1.0]}], [{"t": [1.0, 0.0, 0.0, 0.0]}]
+        >>> found = difference(ours, theirs, {"t": "general"})
+        >>> found.mean, found.low < 0 < found.high
+        (0.5, True)
+    """
+    if len(ours) != len(theirs) or not ours:
+        raise ValueError(f"expected the same seeds on both sides, got {len(ours)} and {len(theirs)}")
+    weights = task_weights(families)
+    rows: list[float] = []
+    per_unit: dict[str, np.ndarray] = {}
+    for task in weights:
+        sides = [_units(task, side) for side in (ours, theirs)]
+        if sides[0].shape != sides[1].shape:
+            raise ValueError(f"task {task}: expected the same units on both sides")
+        per_unit[task] = sides[0] - sides[1]  # (seeds, units)
+    for seed in range(len(ours)):
+        rows.append(sum(weight * float(per_unit[task][seed].mean()) for task, weight in weights.items()))
+    of_units = 0.0
+    for task, weight in weights.items():
+        over_seeds = per_unit[task].mean(axis=0)
+        if len(over_seeds) > 1:
+            of_units += weight**2 * float(over_seeds.var(ddof=1)) / len(over_seeds)
+    mean = float(np.mean(rows))
+    of_seeds = float(np.var(rows, ddof=1)) / len(rows) if len(rows) > 1 else 0.0
+    variance = of_seeds + of_units
+    if variance == 0.0:
+        return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0, len(rows))
+    freedom = variance**2 / (of_seeds**2 / (len(rows) - 1)) if of_seeds else math.inf
+    error = math.sqrt(variance)
+    half = t_quantile(0.5 + LEVEL / 2, freedom) * error
+    p = 2 * (1 - t_cdf(abs(mean) / error, freedom))
+    return Difference(mean, mean - half, mean + half, min(1.0, max(0.0, p)), len(rows))
+
+
+def over_seeds(scores: Sequence[float]) -> Difference:
+    """Give the mean of one variant's scores, with the 95 % interval over seeds (Student's t); NaN for a single seed.
+
+    Example:
+        >>> found = over_seeds([0.4, 0.5, 0.6])
+        >>> round(found.mean, 3), round(found.low, 3), round(found.high, 3)
+        (0.5, 0.252, 0.748)
+    """
+    mean = float(np.mean(scores))
+    if len(scores) < 2:
+        return Difference(mean, math.nan, math.nan, math.nan, len(scores))
+    half = (
+        t_quantile(0.5 + LEVEL / 2, len(scores) - 1) * float(np.std(scores, ddof=1)) / math.sqrt(len(scores))
+    )
+    return Difference(mean, mean - half, mean + half, math.nan, len(scores))
+
+
+def task_weights(families: Mapping[str, str]) -> dict[str, float]:
+    """Weight tasks so that families count alike, and within one its tasks.
+
+    Raises:
+        ValueError: no tasks.
+
+    Example:
+        >>> task_weights({"a": "x", "b": "x", "c": "y"})
+        {'a': 0.25, 'b': 0.25, 'c': 0.5}
+    """
+    if not families:
+        raise ValueError("expected at least one task")
+    members = {family: list(families.values()).count(family) for family in families.values()}
+    return {task: 1 / len(members) / members[family] for task, family in families.items()}
+
+
+def t_cdf(value: float, freedom: float) -> float:
+    """Give the distribution function of Student's t, by integrating its density (Simpson's rule).
+
+    Example:
+        >>> round(t_cdf(4.3027, 2), 4), round(t_cdf(1.96, float("inf")), 4)
+        (0.975, 0.975)
+    """
+    if math.isinf(freedom) or freedom > 1e6:
+        return 0.5 * (1 + math.erf(value / math.sqrt(2)))
+    # With x = sqrt(f) tan(a) the density becomes cos(a)^(f - 1), smooth on a finite interval.
+    angle = math.atan(value / math.sqrt(freedom))
+    angles = np.linspace(0.0, angle, 4001)
+    heights = np.cos(angles) ** (freedom - 1)
+    area = (
+        angle / 4000 / 3 * (heights[0] + heights[-1] + 4 * heights[1:-1:2].sum() + 2 * heights[2:-1:2].sum())
+    )
+    log_scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(math.pi)
+    return 0.5 + math.exp(log_scale) * float(area)
+
+
+def t_quantile(share: float, freedom: float) -> float:
+    """Give the value below which a share of Student's t lies.
+
+    Example:
+        >>> round(t_quantile(0.975, 2), 3), round(t_quantile(0.975, 30), 3)
+        (4.303, 2.042)
+    """
+    low, high = -1e4, 1e4
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_cdf(middle, freedom) < share else (low, middle)
+    return (low + high) / 2
+
+
+def _units(task: str, side: Sequence[Points]) -> np.ndarray:
+    rows = [side[seed][task] for seed in range(len(side)) if task in side[seed]]
+    if len(rows) < len(side) or len({len(row) for row in rows}) != 1:
+        raise ValueError(f"task {task}: expected it, with the same units, for every seed")
+    return np.asarray(rows, dtype=np.float64)

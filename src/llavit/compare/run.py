@@ -1,0 +1,312 @@
+"""Run a grid: cells one by one, in their order, each once; several processes share them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llavit.compare.cell import clear_weights, run_cell
+from llavit.compare.cells import Cell, candidates_of, cells_of, chosen_cells
+from llavit.compare.grid import Grid
+from llavit.compare.identity import cell_identity, code_fingerprint
+from llavit.compare.material import Material
+from llavit.compare.results import Found, Results
+from llavit.compare.variants import cell_recipe
+from llavit.train.recipe import Recipe
+
+logger = logging.getLogger("llavit")
+_OF_TORCHRUN = (
+    "WORLD_SIZE",
+    "RANK",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
+_PATIENCE = 5.0  # seconds between looks at what other processes are doing
+
+
+@dataclass
+class Experiment:
+    """A grid with its folders.
+
+    Attributes:
+        grid: of `load_grid`.
+        output: cells work here; data, features and weights lie here.
+        results: one file for each cell that is done; reports too.
+        accept_code: take results that other code made.
+
+    Example:
+        ```python
+        experiment = Experiment.at(load_grid("tiny"), "runs/compare/tiny")
+        run_grid(experiment)
+        ```
+    """
+
+    grid: Grid
+    output: Path
+    results: Results
+    accept_code: bool = False
+    material: Material = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.material = Material(self.grid, self.output)
+        self.grid = self.material.grid
+
+    @classmethod
+    def at(
+        cls,
+        grid: Grid,
+        output: str | Path | None = None,
+        results: str | Path | None = None,
+        accept_code: bool = False,
+    ) -> Experiment:
+        """Choose the folders: `runs/compare/NAME`, and `results` in it, where none are given."""
+        folder = Path(output or f"runs/compare/{grid.name}")
+        return cls(grid, folder, Results(results or folder / "results"), accept_code)
+
+    def cells(self, only: Iterable[str] = ()) -> list[Cell]:
+        """List the cells in their order, all or those that are asked for."""
+        return chosen_cells(cells_of(self.grid), only)
+
+    def winner(self, cell: Cell) -> Cell | None:
+        """Say which cell's variant a cell takes: its own, or the best on val of those it chooses from.
+
+        Returns:
+            the cell to be trained, with the variant that was chosen; None where a candidate is not done yet.
+
+        Raises:
+            ValueError: a candidate's result must not be mixed in.
+        """
+        candidates = candidates_of(self.grid, cell)
+        if not candidates:
+            return cell
+        scores: dict[str, float] = {}
+        for candidate in candidates:
+            found = self.find(candidate)
+            if found.state == "not run":
+                return None
+            _require_mixable(self.results, candidate, found)
+            assert found.record is not None
+            if found.record["val"] is not None:
+                scores[candidate.variant] = found.record["val"]["score"]
+        if not scores:
+            raise ValueError(f"{cell.name}: every candidate failed: {', '.join(c.name for c in candidates)}")
+        best = max(scores, key=lambda name: scores[name])  # of equal ones the first
+        return Cell(best, cell.llm, cell.size, cell.seed, cell.test)
+
+    def recipe(self, cell: Cell) -> Recipe:
+        """Make the recipe of a cell that has changes of its own (`winner`); needs its material."""
+        from dataclasses import replace
+
+        made = cell_recipe(
+            self.grid,
+            cell.variant,
+            cell.llm,
+            cell.size,
+            cell.seed,
+            data=self.material.data,
+            llm_folder=self.material.llm(cell.llm),
+        )
+        return replace(made, feature_cache=str(self.output / "features"), output=None)
+
+    def identity(self, cell: Cell) -> dict[str, Any] | None:
+        """Collect a cell's settings; None where it waits for a choice, or its material is not there yet."""
+        if not self.material.ready(cell.llm):
+            return None
+        winner = self.winner(cell)
+        if winner is None:
+            return None
+        return cell_identity(self.grid, self.recipe(winner), self.material.llm_digest(cell.llm))
+
+    def find(self, cell: Cell) -> Found:
+        """Say what there is for a cell."""
+        if self.results.read(cell) is None:
+            return Found("not run")
+        return self.results.find(cell, self.identity(cell), code_fingerprint(), self.accept_code)
+
+    def folder(self, cell: Cell) -> Path:
+        """Where a cell works."""
+        return self.output / "cells" / cell.name
+
+
+def run_grid(
+    experiment: Experiment,
+    *,
+    only: Iterable[str] = (),
+    budget: float | None = None,
+    keep_weights: bool = False,
+    progress: bool = True,
+) -> list[Cell]:
+    """Run the cells that are not done, in their order, and write the reports after each.
+
+    Called again, it goes on: a cell that is done is never run again, one that was cut off resumes from its checkpoint.
+    Processes that `torchrun` started, or that simply run at the same time, share the cells: each takes the next that
+    nobody works on.
+
+    Args:
+        experiment: grid and folders.
+        only: see `chosen_cells`; cells that they choose from are run too.
+        budget: minutes after which no further cell is begun; nor one that, by the cells before, would take longer
+            than what is left of them, unless it would be the first.
+        keep_weights: leave trained weights in the cells' folders.
+        progress: show how training goes.
+
+    Returns:
+        the cells that this process ran.
+
+    Raises:
+        ValueError: a result was made with other settings or by other code; says what differs and what to do.
+        Stopped: SIGTERM arrived; the cell under way has saved its checkpoint.
+    """
+    from llavit.compare.report import write_reports
+
+    started = time.monotonic()
+    ran: list[Cell] = []
+    shared = _take_own_device()
+    experiment.material.prepare(experiment.cells(only))
+    waiting = _with_candidates(experiment, experiment.cells(only))
+    for one in waiting:
+        _require_mixable(experiment.results, one, experiment.find(one))
+    while waiting:
+        cell = _next(experiment, waiting)
+        if cell is None:
+            if not shared or not waiting:
+                break
+            time.sleep(_PATIENCE)
+            continue
+        left = math.inf if budget is None else 60 * budget - (time.monotonic() - started)
+        if not _fits(experiment, cell, left, first=not ran):
+            logger.info("the budget of %g minutes is used up, %d cells wait", budget, len(waiting))
+            break
+        with _alone(experiment.folder(cell)) as alone:
+            if not alone or experiment.find(cell).state == "done":
+                continue
+            _run_one(experiment, cell, keep_weights, progress)
+            ran.append(cell)
+        write_reports(experiment)
+    write_reports(experiment)
+    return ran
+
+
+def _run_one(experiment: Experiment, cell: Cell, keep_weights: bool, progress: bool) -> None:
+    winner = experiment.winner(cell)
+    identity = experiment.identity(cell)
+    assert winner is not None and identity is not None  # it is ready
+    done = len([one for one in experiment.cells() if experiment.results.read(one)])
+    chosen = "" if winner.variant == cell.variant else f" ({winner.variant}, the best on val)"
+    logger.info("cell %s%s: %d of %d are done", cell.name, chosen, done, len(experiment.cells()))
+    folder = experiment.folder(cell)
+    record = run_cell(
+        cell,
+        experiment.recipe(winner),
+        experiment.grid.evaluation,
+        identity,
+        folder,
+        keep_weights=keep_weights,
+        progress=progress,
+    )
+    experiment.results.write(cell, {"grid": experiment.grid.name, "chosen": winner.variant, **record})
+    if not keep_weights:
+        clear_weights(folder)
+    shown = record["test"] or record["val"]
+    logger.info(
+        "cell %s: %s, %.1f minutes",
+        cell.name,
+        f"failed: {record['failed']}" if shown is None else f"{100 * shown['score']:.1f} per cent",
+        record["seconds"]["wall"] / 60,
+    )
+
+
+def _with_candidates(experiment: Experiment, cells: Iterable[Cell]) -> list[Cell]:
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        for one in (*candidates_of(experiment.grid, cell), cell):
+            found.setdefault(one.name, one)
+    known = {cell.name: cell for cell in experiment.cells()}
+    return [known.get(name, cell) for name, cell in found.items()]
+
+
+def _next(experiment: Experiment, waiting: list[Cell]) -> Cell | None:
+    """Drop the cells that are done, and give the next that can be run now, if there is one."""
+    for cell in list(waiting):
+        found = experiment.find(cell)
+        if found.state == "done":
+            waiting.remove(cell)
+            continue
+        _require_mixable(experiment.results, cell, found)
+        if experiment.winner(cell) is not None and _is_free(experiment.folder(cell)):
+            return cell
+    return None
+
+
+def _fits(experiment: Experiment, cell: Cell, left: float, first: bool) -> bool:
+    """Say whether a cell may begin with so many seconds left."""
+    from llavit.compare.progress import estimate_seconds
+
+    return left > 0 and (first or (estimate_seconds(experiment, cell) or 0.0) <= left)
+
+
+def _require_mixable(results: Results, cell: Cell, found: Found) -> None:
+    if found.state == "other settings":
+        raise ValueError(
+            f"{results.path(cell)} was made with other settings:\n  "
+            + "\n  ".join(found.why)
+            + "\nChoose another results folder, or delete the file to run the cell again."
+        )
+    if found.state == "other code":
+        raise ValueError(
+            f"{results.path(cell)} was made by other code: {found.why[0]}. Say --accept-code to take such results "
+            "(reports name the revisions), or delete the file to run the cell again."
+        )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Hold a cell, if no other process does; a process that is killed lets it go."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(_lock_of(folder))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _is_free(folder: Path) -> bool:
+    with _alone(folder) as alone:
+        return alone
+
+
+def _lock_of(folder: Path) -> Path:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def _take_own_device() -> bool:
+    """Make a process of `torchrun` one that trains alone, on the device of its local rank.
+
+    Returns:
+        whether there are several processes.
+    """
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if several:
+        visible = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[rank % len(visible)] if visible else str(rank)
+        for name in _OF_TORCHRUN:
+            os.environ.pop(name, None)
+    return several

@@ -1,0 +1,303 @@
+"""Records of cells to comparisons: scores of each variant, gains over baselines, and what was not run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llavit.compare.paired import Difference, difference, over_seeds
+from llavit.evaluate.bench import FAMILIES
+
+if TYPE_CHECKING:
+    from llavit.compare.run import Experiment
+
+Record = Mapping[str, Any]
+SUMMARY_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Line:
+    """One variant on one LLM at one size: the records of its seeds that are done and tested.
+
+    Attributes:
+        variant: its name.
+        llm: the LLM's name.
+        size: the size's name.
+        records: by seed.
+    """
+
+    variant: str
+    llm: str
+    size: str
+    records: dict[int, Record]
+
+    @property
+    def mean(self) -> Difference:
+        """Mean of the families over seeds."""
+        return over_seeds([record["test"]["score"] for record in self.records.values()])
+
+    def of_family(self, family: str) -> Difference:
+        """Mean of a family over seeds."""
+        return over_seeds([record["test"]["families"][family] for record in self.records.values()])
+
+    def of_task(self, task: str) -> Difference:
+        """Mean of a task over seeds."""
+        return over_seeds([record["test"]["tasks"][task]["score"] for record in self.records.values()])
+
+    @property
+    def parameters(self) -> tuple[int, int]:
+        """All parameters, and those that train in the last stage."""
+        last = list(next(iter(self.records.values()))["parameters"].values())[-1]
+        return last["total"], sum(last["trained"].values())
+
+    @property
+    def first(self) -> Record:
+        """The record of the first seed."""
+        return next(iter(self.records.values()))
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A variant against a baseline, over the seeds that both have.
+
+    Attributes:
+        line: the variant's.
+        baseline: the other's.
+        seeds: that both have.
+        mean: of the variant, over these seeds.
+        baseline_mean: of the baseline.
+        gain: the paired difference of the means of the families.
+        families: the same for each family.
+        tasks: the same for each task.
+    """
+
+    line: Line
+    baseline: Line
+    seeds: tuple[int, ...]
+    mean: float
+    baseline_mean: float
+    gain: Difference
+    families: dict[str, Difference]
+    tasks: dict[str, Difference]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All that reports show.
+
+    Attributes:
+        lines: variants with at least one tested seed, in the order of the grid.
+        gains: comparisons with baselines.
+        not_run: cells without a result, with the reason.
+        failed: cells whose training broke down, with the message.
+        notes: what a reader must know about how the results were made.
+    """
+
+    lines: list[Line]
+    gains: list[Gain]
+    not_run: list[tuple[str, str]]
+    failed: list[tuple[str, str]]
+    notes: list[str]
+
+    def line(self, variant: str, llm: str, size: str) -> Line | None:
+        """Find a line."""
+        wanted = (variant, llm, size)
+        return next((one for one in self.lines if (one.variant, one.llm, one.size) == wanted), None)
+
+
+def summarise(experiment: Experiment) -> Summary:
+    """Gather the results of an experiment.
+
+    Results of other settings, and of other code unless that was accepted, are listed as not run.
+
+    Raises:
+        ValueError: cells that stand beside each other saw other samples, or another order of them.
+    """
+    grouped: dict[tuple[str, str, str], dict[int, Record]] = {}
+    not_run: list[tuple[str, str]] = []
+    failed: list[tuple[str, str]] = []
+    used: list[Record] = []
+    for cell in experiment.cells():
+        found = experiment.find(cell)
+        if found.state != "done" or found.record is None:
+            why = found.state if found.state == "not run" else f"{found.state}: {'; '.join(found.why)}"
+            not_run.append((cell.name, why))
+            continue
+        used.append(found.record)
+        if found.record.get("failed"):
+            failed.append((cell.name, found.record["failed"]))
+        elif cell.test:
+            grouped.setdefault((cell.llm, cell.size, cell.variant), {})[cell.seed] = found.record
+    lines = [Line(variant, llm, size, records) for (llm, size, variant), records in grouped.items()]
+    _require_same_samples(lines)
+    summary = Summary(lines, [], not_run, failed, _notes(experiment, used))
+    for line in lines:
+        for name in experiment.grid.baselines:
+            other = summary.line(name, line.llm, line.size)
+            if other is not None and other is not line:
+                _compare(summary.gains, line, other)
+    for one in experiment.grid.against:
+        for size in experiment.grid.sizes:
+            ours, theirs = (
+                summary.line(one.variant, one.llm, size),
+                summary.line(one.baseline, one.baseline_llm, size),
+            )
+            if ours is not None and theirs is not None:
+                _compare(summary.gains, ours, theirs)
+    return summary
+
+
+def as_json(summary: Summary, experiment: Experiment) -> dict[str, Any]:
+    """Give a summary as plain values for `summary.json`; scores are from 0 to 1."""
+    return {
+        "format": SUMMARY_FORMAT,
+        "grid": experiment.grid.name,
+        "about": experiment.grid.about,
+        "comparisons": [_gain_json(gain) for gain in summary.gains],
+        "variants": [_line_json(line) for line in summary.lines],
+        "not_run": [{"cell": name, "why": why} for name, why in summary.not_run],
+        "failed": [{"cell": name, "why": why} for name, why in summary.failed],
+        "notes": summary.notes,
+    }
+
+
+def tested_families(lines: Iterable[Line]) -> dict[str, str]:
+    """Give the family of each task of a test, in the order of the families; anchors are left out."""
+    tasks = {key: task["family"] for line in lines for key, task in line.first["test"]["tasks"].items()}
+    return {key: family for name in FAMILIES for key, family in sorted(tasks.items()) if family == name}
+
+
+def _compare(gains: list[Gain], line: Line, other: Line) -> None:
+    seeds = tuple(seed for seed in line.records if seed in other.records)
+    if not seeds:
+        return
+    families = tested_families([line])
+
+    def points(one: Line) -> list[dict[str, list[float]]]:
+        return [
+            {key: task["points"] for key, task in one.records[seed]["test"]["tasks"].items()}
+            for seed in seeds
+        ]
+
+    ours, theirs = points(line), points(other)
+
+    def mean(one: Line) -> float:
+        return sum(one.records[seed]["test"]["score"] for seed in seeds) / len(seeds)
+
+    gains.append(
+        Gain(
+            line,
+            other,
+            seeds,
+            mean(line),
+            mean(other),
+            difference(ours, theirs, families),
+            {
+                name: difference(ours, theirs, {t: f for t, f in families.items() if f == name})
+                for name in dict.fromkeys(families.values())
+            },
+            {task: difference(ours, theirs, {task: family}) for task, family in families.items()},
+        )
+    )
+
+
+def _require_same_samples(lines: Iterable[Line]) -> None:
+    """Check that all variants of a seed and a size saw the same samples in the same order."""
+    seen: dict[tuple[str, int], tuple[str, Any]] = {}
+    for line in lines:
+        for seed, record in line.records.items():
+            name = f"{line.llm}.{line.size}.{line.variant}.{seed}"
+            before = seen.setdefault((line.size, seed), (name, record["data"]))
+            if before[1] != record["data"]:
+                raise ValueError(
+                    f"{name} and {before[0]} did not see the same samples in the same order: they cannot be compared. "
+                    "A variant or LLM of the grid changes data, steps or batch size; make that a size"
+                )
+
+
+def _notes(experiment: Experiment, used: Sequence[Record]) -> list[str]:
+    """Say what was asked and what the results were made with; every difference between cells is named."""
+    evaluation = experiment.grid.evaluation
+    limit = f", the first {evaluation.limit} questions of each task" if evaluation.limit else ""
+    said = [
+        f"Test: {evaluation.test}{limit}; {evaluation.mode}, greedy. Choices and curves: {evaluation.val}. Scores "
+        "are the mean of the families in per cent; the interval beside a mean is over seeds (95 %, Student's t).",
+        "Gains are paired over questions and seeds; their 95 % interval and p cover both "
+        "(src/llavit/compare/paired.py), with one seed the questions only.",
+        "All variants of a seed see the same samples in the same order, and start from the same weights where they "
+        "share them.",
+    ]
+    for what, where in (
+        ("code", lambda r: f"{r['code']} (revision {r['environment'].get('git revision')})"),
+        ("torch", lambda r: r["environment"].get("torch")),
+        ("transformers", lambda r: r["environment"].get("transformers")),
+        ("computed in", lambda r: r["computed_in"]),
+        ("cores", lambda r: r["environment"].get("cores")),
+    ):
+        values: dict[str, int] = {}
+        for record in used:
+            values[str(where(record))] = values.get(str(where(record)), 0) + 1
+        if len(values) == 1:
+            said.append(f"{what}: {next(iter(values))}.")
+        elif values:
+            mixed = "; ".join(f"{value}: {count} cells" for value, count in values.items())
+            said.append(f"MIXED {what}: {mixed}.")
+    return said
+
+
+def _gain_json(gain: Gain) -> dict[str, Any]:
+    found = {
+        "llm": gain.line.llm,
+        "size": gain.line.size,
+        "variant": gain.line.variant,
+        "baseline": gain.baseline.variant,
+        "baseline_llm": gain.baseline.llm,
+        "seeds": list(gain.seeds),
+        "mean": round(gain.mean, 6),
+        "baseline_mean": round(gain.baseline_mean, 6),
+        **_difference_json(gain.gain),
+        "per_family": {
+            name: {
+                "mean": _mean(gain.line, gain.seeds, name),
+                "baseline_mean": _mean(gain.baseline, gain.seeds, name),
+                **_difference_json(of_family),
+            }
+            for name, of_family in gain.families.items()
+        },
+        "per_task": {name: _difference_json(of_task) for name, of_task in gain.tasks.items()},
+    }
+    return found
+
+
+def _mean(line: Line, seeds: Iterable[int], family: str) -> float:
+    values = [line.records[seed]["test"]["families"][family] for seed in seeds]
+    return round(sum(values) / len(values), 6)
+
+
+def _difference_json(one: Difference) -> dict[str, Any]:
+    return {
+        "gain": round(one.mean, 6),
+        "ci95": [round(one.low, 6), round(one.high, 6)],
+        "ci95_over": "seeds and questions" if one.seeds > 1 else "questions",
+        "p": round(one.p, 6),
+    }
+
+
+def _line_json(line: Line) -> dict[str, Any]:
+    mean, (total, trained) = line.mean, line.parameters
+    return {
+        "llm": line.llm,
+        "size": line.size,
+        "variant": line.variant,
+        "chosen": sorted({record["chosen"] for record in line.records.values()}),
+        "seeds": sorted(line.records),
+        "mean": round(mean.mean, 6),
+        "ci95_over_seeds": None if mean.seeds < 2 else [round(mean.low, 6), round(mean.high, 6)],
+        "baselines": line.first["test"]["baselines"],
+        "families": {name: round(line.of_family(name).mean, 6) for name in line.first["test"]["families"]},
+        "parameters": total,
+        "trained_parameters": trained,
+        "training_seconds": [record["seconds"]["training"] for record in line.records.values()],
+        "peak_memory_gib": max(record["peak_memory_gib"] for record in line.records.values()),
+    }

@@ -1,0 +1,89 @@
+"""The paired test: textbook values, and intervals that cover what they should."""
+
+import math
+
+import numpy as np
+import pytest
+
+from llavit.compare.paired import difference, over_seeds, t_cdf, t_quantile, task_weights
+
+
+@pytest.mark.parametrize(
+    ("share", "freedom", "value"),
+    [  # from printed tables of Student's t
+        (0.975, 1, 12.706),
+        (0.975, 2, 4.303),
+        (0.95, 2, 2.920),
+        (0.975, 4, 2.776),
+        (0.975, 9, 2.262),
+        (0.995, 5, 4.032),
+        (0.975, 120, 1.980),
+        (0.975, math.inf, 1.960),
+    ],
+)
+def test_students_t_is_that_of_printed_tables(share, freedom, value):
+    assert t_quantile(share, freedom) == pytest.approx(value, abs=6e-4)
+    assert t_cdf(value, freedom) == pytest.approx(share, abs=1e-4)
+    assert t_cdf(-value, freedom) == pytest.approx(1 - share, abs=1e-4)
+
+
+def test_with_one_seed_and_one_task_it_is_the_paired_t_test_over_questions_with_a_normal_quantile():
+    ours, theirs = [1.0, 1.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 0.0, 1.0]
+    found = difference([{"t": ours}], [{"t": theirs}], {"t": "general"})
+    gaps = np.subtract(ours, theirs)
+    error = gaps.std(ddof=1) / math.sqrt(5)
+    assert found.mean == pytest.approx(0.4)
+    assert (found.low, found.high) == pytest.approx((0.4 - 1.95996 * error, 0.4 + 1.95996 * error), abs=1e-4)
+    assert found.p == pytest.approx(math.erfc(0.4 / error / math.sqrt(2)))
+
+
+def test_where_only_seeds_differ_it_is_the_paired_t_test_over_seeds():
+    gains = [0.1, 0.2, 0.3]
+    ours = [{"t": [0.5 + gain] * 4} for gain in gains]
+    found = difference(ours, [{"t": [0.5] * 4}] * 3, {"t": "general"})
+    expected = over_seeds(gains)
+    assert (found.mean, found.low, found.high) == pytest.approx((expected.mean, expected.low, expected.high))
+    assert expected.high - expected.mean == pytest.approx(4.3027 * 0.1 / math.sqrt(3), abs=1e-4)
+
+
+def test_families_weigh_alike_and_tasks_within_them():
+    families = {"a": "x", "b": "x", "c": "y"}
+    found = difference(
+        [{"a": [1.0, 1.0], "b": [0.0, 0.0], "c": [1.0]}],
+        [{"a": [0.0, 0.0], "b": [0.0, 0.0], "c": [0.0]}],
+        families,
+    )
+    assert found.mean == pytest.approx(0.25 + 0.5)
+    assert sum(task_weights(families).values()) == pytest.approx(1)
+
+
+def test_no_difference_at_all_has_p_one():
+    found = difference([{"t": [1.0, 0.0]}] * 2, [{"t": [1.0, 0.0]}] * 2, {"t": "general"})
+    assert (found.mean, found.low, found.high, found.p) == (0, 0, 0, 1.0)
+
+
+def test_the_interval_covers_the_true_difference_about_as_often_as_it_says():
+    """400 experiments of 3 seeds and 60 questions, with chance in seeds, questions and both."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        seeds, questions = rng.normal(0, 0.05, (3, 1)), rng.normal(0, 0.3, (1, 60))
+        gaps = 0.1 + seeds + questions + rng.normal(0, 0.3, (3, 60))
+        found = difference([{"t": list(row)} for row in gaps], [{"t": [0.0] * 60}] * 3, {"t": "general"})
+        covered += found.low <= 0.1 <= found.high
+    assert (
+        0.93 <= covered / 400 <= 1.0
+    )  # what both sources hold counts twice: rather too wide than too narrow
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "message"),
+    [
+        ([{"t": [1.0]}], [], "the same seeds"),
+        ([{"t": [1.0]}], [{"t": [1.0, 0.0]}], "the same units on both sides"),
+        ([{"t": [1.0]}], [{"u": [1.0]}], "task t: expected it"),
+    ],
+)
+def test_sides_that_do_not_pair_are_refused(ours, theirs, message):
+    with pytest.raises(ValueError, match=message):
+        difference(ours, theirs, {"t": "general"})
