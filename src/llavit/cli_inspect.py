@@ -166,6 +166,42 @@ def lens(
     finish(results, output)
 
 
+@inspect_app.command()
+@reports_errors
+def mask(
+    models: Models,
+    messages: MessagesOption = None,
+    image: ImageOption = None,
+    question: QuestionOption = "What is in this image?",
+    attention: Annotated[
+        str | None,
+        typer.Option(
+            help="Attention implementation: sdpa, eager, flex_attention; the model's own if not given."
+        ),
+    ] = None,
+    dtype: DtypeOption = Dtype.auto,
+    output: Output = OUTPUT,
+) -> None:
+    """Show which token sees which, recorded in the attention function; say if visual attention is bidirectional."""
+    conversation = messages_of(image, question, messages)
+    from rich.console import Console
+
+    from llavit.inspect.mask import attention_mask
+
+    def look(model: Any, processor: Any, name: str) -> Any:
+        return attention_mask(model, processor, conversation, name=name)
+
+    options = {} if attention is None else {"attn_implementation": attention}
+    results = look_at(models, look, dtype, **options)
+    width = Console().width
+    for found in results:
+        typer.echo(f"{found.model}\n")
+        for number in range(len(found.layers)):
+            typer.echo(found.drawing(number, width) + "\n")
+        typer.echo("\n".join(found.sentences()) + "\n")
+    finish(results, output)
+
+
 def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; what a model wrote in it steers neither terminal nor markup."""
     from rich.console import Console

@@ -138,7 +138,8 @@ def test_the_command_sets_models_side_by_side(saved, tiny, tmp_path):
     picture = tiny.data.parent / "0.png"
     done = CliRunner().invoke(
         app,
-        f"inspect lens {saved} {saved} --image {picture} --layers -1 -k 2 --all-tokens --dtype float32 -o {tmp_path}".split(),
+        f"inspect lens {saved} {saved} --image {picture} --layers -1 -k 2 --all-tokens --dtype float32"
+        f" -o {tmp_path}".split(),
     )
     assert done.exit_code == 0, done.output
     page = tmp_path / "lens.html"

@@ -7,14 +7,17 @@ if TYPE_CHECKING:
     from llavit.inspect.attention import answer_attention, answer_words
     from llavit.inspect.inputs import one_image, read_messages
     from llavit.inspect.lens import Lens, vocabulary_lens
+    from llavit.inspect.mask import Mask, attention_mask
     from llavit.inspect.report import Analysis, save_all, side_by_side
     from llavit.inspect.weights import attention_weights
 
 __all__ = [
     "Analysis",
     "Lens",
+    "Mask",
     "answer_attention",
     "answer_words",
+    "attention_mask",
     "attention_weights",
     "one_image",
     "read_messages",
@@ -26,8 +29,10 @@ __all__ = [
 _HOMES = {
     "Analysis": "report",
     "Lens": "lens",
+    "Mask": "mask",
     "answer_attention": "attention",
     "answer_words": "attention",
+    "attention_mask": "mask",
     "attention_weights": "weights",
     "one_image": "inputs",
     "read_messages": "inputs",

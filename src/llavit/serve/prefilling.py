@@ -123,7 +123,9 @@ class CompiledPrefill:
         row_n = torch.zeros_like(positions_n)
 
         def write(slots: torch.Tensor, new: torch.Tensor) -> None:
-            slots[row_n, :, positions_n] = new[0].transpose(0, 1)  # into a slice, the compiler copies the slot
+            slots[row_n, :, positions_n] = new[0].transpose(
+                0, 1
+            )  # into a slice, the compiler copies the slot
 
         hidden = graph.llm(
             inputs_embeds=torch.cat([words_td, projected_vd.to(words_td.dtype)])[None],
