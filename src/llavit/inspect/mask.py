@@ -48,7 +48,7 @@ class Mask(Analysis):
     TITLE = "Which token sees which"
     ABOUT = (
         "Rows see columns. Recorded while the model ran, in its attention function; no setting is believed. Blue: "
-        "text, and visual tokens that look at text. Orange: visual tokens of one image, dark where one sees a later one."
+        "text, and visual tokens that look at text. Orange: visual tokens of one image, dark to a later one."
     )
 
     backend: str
