@@ -18,6 +18,7 @@ from llavit.cli_inspect import (
     inspect_app,
     look_at,
     numbers,
+    print_table,
 )
 
 
@@ -50,7 +51,7 @@ def probe(
     """Probe features of tower and LLM, layer by layer: what is in a picture, and what is on a patch?"""
     from llavit.inspect.pca import patch_pca
     from llavit.inspect.probe import probe_layers, probe_pictures
-    from llavit.inspect.probe_report import ProbeReport, comparison, save_comparison
+    from llavit.inspect.probe_report import ProbeReport, best_places, save_comparison
     from llavit.progress import progress_bar
 
     chosen = probe_pictures(data, limit=limit)
@@ -66,5 +67,9 @@ def probe(
         return ProbeReport.of(found, pca)
 
     results = look_at(models, look, dtype)
-    typer.echo(comparison(results))
+    print_table(
+        "best place by probe, in an unseen style (accuracy; on patches balanced accuracy)",
+        ["model", "part", "nearest neighbours", "linear", "on patches"],
+        best_places(results),
+    )
     finish(results, output, "probe", save_comparison(results, output))

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from llavit.inspect.inputs import one_image, read_messages
     from llavit.inspect.lens import Lens, vocabulary_lens
     from llavit.inspect.mask import Mask, attention_mask
+    from llavit.inspect.pca import PatchPca, patch_pca
+    from llavit.inspect.probe import Probe, probe_layers, probe_pictures
     from llavit.inspect.report import Analysis, save_all, side_by_side
     from llavit.inspect.weights import attention_weights
 
@@ -15,11 +17,16 @@ __all__ = [
     "Analysis",
     "Lens",
     "Mask",
+    "PatchPca",
+    "Probe",
     "answer_attention",
     "answer_words",
     "attention_mask",
     "attention_weights",
     "one_image",
+    "patch_pca",
+    "probe_layers",
+    "probe_pictures",
     "read_messages",
     "save_all",
     "side_by_side",
@@ -30,11 +37,16 @@ _HOMES = {
     "Analysis": "report",
     "Lens": "lens",
     "Mask": "mask",
+    "PatchPca": "pca",
+    "Probe": "probe",
     "answer_attention": "attention",
     "answer_words": "attention",
     "attention_mask": "mask",
     "attention_weights": "weights",
     "one_image": "inputs",
+    "patch_pca": "pca",
+    "probe_layers": "probe",
+    "probe_pictures": "probe",
     "read_messages": "inputs",
     "save_all": "report",
     "side_by_side": "report",

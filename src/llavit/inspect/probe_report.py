@@ -44,24 +44,27 @@ class ProbeReport(Probe):
         return html
 
 
-def comparison(results: Sequence[Probe]) -> str:
-    """Return the best place of each part of each model as lines of text, on pictures of an unseen style.
+def best_places(results: Sequence[Probe]) -> list[list[str]]:
+    """Return the best place of each part of each model, on pictures of an unseen style, as rows of a table.
+
+    The place is chosen by the score that is shown, which flatters it a little.
+
+    Returns:
+        rows of model, part, and for each kind of probe the score and its place.
 
     Example:
         ```python
-        print(comparison([of_llava, of_llavit]))
+        for row in best_places([of_llava, of_llavit]):
+            print(*row)
         ```
     """
-    lines = [f"best place by probe, {GROUPS[1]} (accuracy; for patches balanced accuracy)"]
+    rows = []
     for result in results:
         for part in ("tower", "LLM"):
             if any(place.startswith(part) for place in result.places):
-                best = {m: result.best(m, part) for m in ("knn", "linear", "dense")}
-                scores = "   ".join(
-                    f"{m} {100 * score:5.1f} % at {place}" for m, (place, score) in best.items()
-                )
-                lines.append(f"{result.model}, {part}: {scores}")
-    return "\n".join(lines)
+                best = [result.best(measure, part) for measure in ("knn", "linear", "dense")]
+                rows.append([result.model, part, *(f"{100 * s:.1f} % at {place}" for place, s in best)])
+    return rows
 
 
 def save_comparison(results: Sequence[Probe], folder: str | Path) -> str:
