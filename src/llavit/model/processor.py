@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from transformers import LlavaProcessor
 
@@ -208,11 +209,12 @@ class LlavitProcessor(LlavaProcessor):
     def _expand(self, encoded: dict[str, torch.Tensor], counts: list[int]) -> dict[str, torch.Tensor]:
         """Repeat each image token as often as its image has visual tokens."""
         is_image = encoded["input_ids"] == self.image_token_id
-        repeats = torch.ones_like(encoded["input_ids"])
-        repeats[is_image] = torch.tensor(counts)
+        repeats = np.ones(len(is_image), dtype=np.int64)
+        repeats[is_image.numpy()] = counts
         image_ids = torch.where(is_image, is_image.cumsum(0) - 1, TEXT)
         columns = {**encoded, "image_ids": image_ids}
-        return {key: column.repeat_interleave(repeats) for key, column in columns.items()}
+        # Not torch's repeat_interleave: it starts OpenMP's threads in every thread that prepares prompts.
+        return {key: torch.from_numpy(column.numpy().repeat(repeats)) for key, column in columns.items()}
 
 
 def _limit(encoded: dict[str, torch.Tensor], max_length: int, may_cut: bool, name: str) -> None:

@@ -90,8 +90,10 @@ class Engine:
         self._runner = Runner(model, max_batch=max_batch, max_length=max_length)
         self.max_length = self._runner.max_length
         if can_compile(compile):
+            from PIL import Image
+
             with torch.inference_mode():
-                self._runner.compile()
+                self._runner.compile(processor.pixel_values([Image.new("RGB", (64, 64))]))
         config = model.generation_config
         ends = config.eos_token_id if config.eos_token_id is not None else []
         self._ends = frozenset(ends if isinstance(ends, list | tuple) else [int(ends)])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -19,10 +20,19 @@ MOST_COPIED = 4 << 30
 
 _COPYING = {
     "freezing": True,
+    "cpp_wrapper": True,  # no Python between kernels
     "max_autotune": True,
     "max_autotune_gemm_backends": "CPP,ATEN",
     "cpp.enable_grouped_gemm_template": True,  # q, k, v in one pass, gate and up in another
 }
+
+
+def copying_weights(copies: bool) -> Any:
+    """Return a context in which graphs are made, and run, that hold copies of weights; or one that changes nothing.
+
+    (Given as options of `torch.compile`, products of matrices would not be tuned.)
+    """
+    return torch._inductor.config.patch(_COPYING if copies else {})
 
 
 class Rows:
@@ -78,7 +88,9 @@ class Graph:
             and all(w.is_floating_point() for w in weights)  # int8 ones are read as they are
         )
         self._attention = attention if self.llm.config._attn_implementation == "sdpa" else None
-        self._compiled = torch.compile(forward, dynamic=False)
+        self._compiled = torch.compile(
+            _with_own_code(forward), dynamic=False, options={"guard_filter_fn": _needed_guards}
+        )
 
     def run(self, dynamic: list[torch.Tensor], *args: Any) -> torch.Tensor:
         """Run the graph, which is made first if need be.
@@ -99,10 +111,30 @@ class Graph:
         if self._attention:
             config._attn_implementation = self._attention
         try:
-            if self.copies:
-                with torch._inductor.config.patch(_COPYING):
-                    yield
-            else:
+            with copying_weights(self.copies):
                 yield
         finally:
             config._attn_implementation = before
+
+
+def _needed_guards(guards: Any) -> list[bool]:
+    """Choose what is checked before each run: the inputs, and torch's global state.
+
+    Not the model, attribute by attribute, which takes a millisecond: it is the engine's, and its weights are in the
+    graph.
+    """
+    return [
+        guard.guard_type in ("SHAPE_ENV", "GLOBAL_STATE")
+        or (guard.guard_type == "TENSOR_MATCH" and not isinstance(guard.value, torch.nn.Parameter))
+        for guard in guards
+    ]
+
+
+def _with_own_code(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Give a method a code object of its own: graphs hang on it, and nothing checks whose model they were made of."""
+    method: Any = forward
+    plain = method.__func__
+    own = FunctionType(
+        plain.__code__.replace(), plain.__globals__, plain.__name__, plain.__defaults__, plain.__closure__
+    )
+    return MethodType(own, method.__self__)

@@ -21,6 +21,7 @@ from llavit.serve.slots import SlotCache
 
 if TYPE_CHECKING:
     from llavit.serve.prefilling import CompiledPrefill
+    from llavit.serve.seeing import CompiledTower
 
 LONGEST = 4096
 """Default limit on `max_length`: longer contexts are to be asked for, they cost memory for every slot."""
@@ -66,20 +67,32 @@ class Runner:
         self._columns = torch.arange(self.max_length, device=self.device)
         self._decode_step: DecodeStep = self._decode_eager
         self._prefill: CompiledPrefill | None = None
+        self._tower: CompiledTower | None = None
 
-    def compile(self) -> None:
-        """Compile decoding and prefill now; takes some minutes. The slots must be free."""
+    def compile(self, pixels: torch.Tensor) -> None:
+        """Compile decoding, prefill and (on a CPU) the tower now; takes some minutes. The slots must be free.
+
+        Args:
+            pixels: (1, 3, height, width) of any image, as the processor makes them.
+        """
         from llavit.serve.decoding import CompiledDecode
         from llavit.serve.prefilling import CompiledPrefill
+        from llavit.serve.seeing import CompiledTower
 
         step = CompiledDecode(self.model, self.kinds, self.slots)
         step.warm_up()
         self._decode_step = step
         self._prefill = CompiledPrefill(self.model, self.kinds, self.slots)
         self._prefill.warm_up()
+        if self.device.type == "cpu":
+            height, width = pixels.shape[-2:]
+            self._tower = CompiledTower(self.model.model, (height, width))
+            self.features(pixels)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Run the vision tower over images (n, 3, height, width)."""
+        if self._tower is not None and self._tower.takes(pixels):
+            return self._tower(pixels)
         return self.model.model.encode_images(pixels)
 
     def prefill(
