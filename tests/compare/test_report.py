@@ -1,0 +1,177 @@
+"""Reports: what they say about made-up results with known answers."""
+
+import json
+import math
+
+import pytest
+
+from llavit.compare.grid import Against
+from llavit.compare.report import gain_rows, html, markdown, tables, write_reports
+from llavit.compare.summary import as_json, summarise
+
+from .parts import experiment, save_grid
+
+MORE = """
+  - {variants: [visual-qkv], seeds: [0]}
+  - {variants: [llava-layer-1], seeds: [0], test: false}
+"""
+RIGHT = {"llava": (4, 5, 6), "llavit": (6, 7, 8), "visual-qkv": (8, 8, 8)}
+"""Questions right of ten of each task, for seeds 0, 1 and 2."""
+
+
+def record(there, cell):
+    families = {"a@test": "general", "b@test": "general", "c@test": "vision_centric"}
+    right = RIGHT.get(cell.variant, (5, 5, 5))[cell.seed]
+    tasks = {
+        name: {
+            "family": family,
+            "metric": "exact",
+            "chance": 0.1,
+            "items": 10,
+            "score": right / 10,
+            "failed": 0,
+            "unparsed": 0,
+            "baselines": {"majority": 0.2},
+            "points": [1.0] * right + [0.0] * (10 - right),
+        }
+        for name, family in families.items()
+    }
+    score = {
+        "score": right / 10,
+        "baselines": {"majority": 0.2},
+        "families": {"general": right / 10, "vision_centric": right / 10},
+        "tasks": tasks,
+    }
+    curve = [
+        {"stage": stage, "step": 1, "samples": samples, "score": right / 20 * share}
+        for stage, samples, share in (("pretrain", 8, 1), ("instruct", 16, 2))
+    ]
+    return {
+        "grid": "small",
+        "chosen": cell.variant,
+        "cell": {"variant": cell.variant, "llm": cell.llm, "size": cell.size, "seed": cell.seed},
+        "identity": there.identity(cell),
+        "code": "made up",
+        "environment": {"git revision": "abc", "torch": "2", "transformers": "5", "cores": "2"},
+        "computed_in": "float32",
+        "data": {"pretrain": {"samples": 8}, "instruct": {"samples": 8}},
+        "curve": curve,
+        "val": score,
+        "test": score if cell.test else None,
+        "parameters": {
+            "pretrain": {"total": 2_000_000, "trained": {"projector": 100_000}},
+            "instruct": {"total": 2_000_000, "trained": {"projector": 100_000, "llm": 900_000}},
+        },
+        "seconds": {"training": 60.0, "wall": 90.0},
+        "peak_memory_gib": 1.5,
+    }
+
+
+@pytest.fixture(scope="module")
+def there(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    grid = save_grid(tiny, folder, MORE.lstrip("\n"))
+    grid.write_text(grid.read_text().replace("seeds: [0, 1]", "seeds: [0, 1, 2]"))
+    opened = experiment(grid, folder / "out", accept_code=True)
+    for cell in opened.cells():
+        if cell.name != "tiny.full.llavit.2":  # is not run yet
+            opened.results.write(cell, record(opened, cell))
+    return opened
+
+
+@pytest.fixture(scope="module")
+def summary(there):
+    return summarise(there)
+
+
+def test_gains_are_over_the_seeds_that_both_have(summary):
+    gains = {gain.line.variant: gain for gain in summary.gains}
+    assert gains.keys() == {"llavit", "visual-qkv"}
+    assert gains["llavit"].seeds == (0, 1)
+    assert gains["llavit"].baseline_mean == pytest.approx(0.45) and gains["llavit"].mean == pytest.approx(
+        0.65
+    )
+    assert gains["llavit"].gain.mean == pytest.approx(0.2)
+    assert gains["llavit"].gain.low < 0.2 < gains["llavit"].gain.high
+    assert gains["visual-qkv"].seeds == (0,) and gains["visual-qkv"].gain.mean == pytest.approx(0.4)
+
+
+def test_the_summary_file_has_a_comparison_for_each_and_what_was_not_run(summary, there):
+    plain = json.loads(json.dumps(as_json(summary, there)))
+    first = plain["comparisons"][0]
+    assert {
+        "llm",
+        "variant",
+        "baseline",
+        "seeds",
+        "mean",
+        "baseline_mean",
+        "gain",
+        "ci95",
+        "per_family",
+    } <= first.keys()
+    assert (first["llm"], first["variant"], first["baseline"], first["seeds"]) == (
+        "tiny",
+        "llavit",
+        "llava",
+        [0, 1],
+    )
+    assert first["gain"] == pytest.approx(0.2) and first["ci95"][0] < 0.2 < first["ci95"][1]
+    assert first["ci95_over"] == "seeds and questions"
+    assert plain["comparisons"][1]["ci95_over"] == "questions"
+    assert first["per_family"]["general"]["gain"] == pytest.approx(0.2)
+    assert plain["not_run"] == [{"cell": "tiny.full.llavit.2", "why": "not run"}]
+    llava = plain["variants"][0]
+    assert llava["variant"] == "llava" and llava["mean"] == pytest.approx(0.5)
+    assert llava["ci95_over_seeds"] == pytest.approx([0.5 - 4.3027 * 0.1 / math.sqrt(3), 0.7484], abs=1e-3)
+    assert llava["parameters"] == 2_000_000 and llava["trained_parameters"] == 1_000_000
+
+
+def test_a_cell_that_was_not_tested_has_no_part_in_results(summary):
+    assert "llava-layer-1" not in {line.variant for line in summary.lines}
+
+
+def test_tables_show_mean_families_and_tasks_with_intervals_over_seeds(summary):
+    (table,) = tables(summary)
+    rows = {label: texts for label, _, texts in table.rows}
+    assert table.heads == ("llava", "llavit", "visual-qkv")
+    assert rows["seeds"] == ("0, 1, 2", "0, 1", "0")
+    assert rows["mean of the families"][0] == "50.0 ± 24.8" and rows["mean of the families"][2] == "80.0"
+    assert rows["c@test"][0] == "50.0 ± 24.8" and rows["majority (of the first seed)"][0] == "20.0"
+    assert rows["of these trained in pretraining"][0] == "0.1 M"
+
+
+def test_the_page_and_the_markdown_say_what_was_run_and_what_was_not(summary, there):
+    text, page = markdown(summary, there, {"scores": "Scores"}), html(summary, there, {"scores": "Scores"})
+    assert "| llavit | llava | tiny, full | 2 | 65.0 | 45.0 | +20.0 (" in text
+    assert "- tiny.full.llavit.2: not run" in text and "![Scores](scores.png)" in text
+    assert "<li>tiny.full.llavit.2: not run</li>" in page and page.count("<svg") == 1
+    for said in (text, page):
+        assert "all three changes" in said and "revision abc" in said
+
+
+def test_files_are_written_and_pictures_are_pictures(there):
+    folder = write_reports(there)
+    for name in ("scores", "samples", "parameters"):
+        assert (folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+    assert json.loads((folder / "summary.json").read_text())["comparisons"]
+    assert {path.name for path in folder.iterdir()} == {
+        "cells",
+        "results.html",
+        "results.md",
+        "summary.json",
+        "scores.png",
+        "samples.png",
+        "parameters.png",
+    }
+
+
+def test_variants_are_compared_across_llms_where_asked_for(there):
+    from dataclasses import replace
+
+    grid = replace(there.grid, against=(Against("llavit", "tiny", "visual-qkv", "tiny"),))
+    other = type(there)(grid, there.output, there.results, accept_code=True)
+    gain = summarise(other).gains[-1]
+    assert (gain.line.variant, gain.baseline.variant) == ("llavit", "visual-qkv")
+    assert gain.gain.mean == pytest.approx(-0.2)
+    assert gain_rows(summarise(other))[-1][:2] == ("llavit", "visual-qkv")
