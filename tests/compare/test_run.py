@@ -120,7 +120,10 @@ def test_looking_on_the_way_does_not_change_training(done, tmp_path):
     assert [round(loss, 5) for loss in losses] == records(there)[cell.name]["losses"]["instruct"]
 
 
-@pytest.mark.parametrize("send", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "send",
+    [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],  # what follows is tested by train
+)
 def test_a_cell_that_is_cut_off_resumes_and_gives_the_same_result(done, grid_file, tmp_path, send):
     there, _ = done
     # Steps 0 to 4 are the first cell's; the second is cut off in its first stage.
