@@ -8,8 +8,9 @@ from llavit.model.masks import TEXT, visual_attention_mask
 from llavit.serve.masks import prefill_masks
 from llavit.serve.prefilling import CompiledPrefill
 from llavit.serve.runner import Runner
+from llavit.serve.seeing import CompiledTower
 from llavit.serve.slots import SlotCache
-from tests.model.families import IMAGE, LLMS, tiny
+from tests.model.families import IMAGE, LLMS, SIDE, TOWERS, tiny
 
 WORKS = pytest.mark.skipif(why_not() is not None, reason=f"torch.compile does not work here: {why_not()}")
 SWITCHES_OFF = {"visual_qkv": False, "bidirectional_visual_attention": False}
@@ -93,3 +94,40 @@ def test_a_prompt_without_room_for_idle_tokens_runs_plainly():
     prefill = CompiledPrefill(model, runner.kinds, runner.slots)
     assert prefill.takes(10, 6)
     assert not prefill.takes(10, 7)
+
+
+@WORKS
+@pytest.mark.slow  # a minute of compiling
+def test_graphs_of_two_models_are_not_mixed_up():
+    """Nothing in a graph's guards tells one model from another, so each must have graphs of its own."""
+    torch._dynamo.reset()
+    models = [tiny("llama"), tiny("llama")]
+    with torch.no_grad():
+        for weight in models[1].parameters():
+            weight.mul_(0.5)
+    ids, image_ids = [5, 6, 7, 8], torch.full((4,), TEXT)
+    with torch.inference_mode():
+        runners = [Runner(model, max_batch=2) for model in models]
+        graphs = [CompiledPrefill(runner.model, runner.kinds, runner.slots) for runner in runners]
+        plain = [runner.prefill(0, ids, image_ids) for runner in runners]
+        assert not torch.allclose(*plain, atol=1e-3)
+        for _ in range(2):
+            for graph, expected in zip(graphs, plain, strict=True):
+                torch.testing.assert_close(graph(0, ids, image_ids), expected, rtol=1e-4, atol=1e-5)
+
+
+@WORKS
+@pytest.mark.slow  # a minute of compiling
+@pytest.mark.parametrize("tower", TOWERS)
+def test_a_compiled_tower_gives_the_features_of_the_plain_one(tower):
+    torch._dynamo.reset()
+    model = tiny("llama", tower)
+    pixels = torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        compiled = CompiledTower(model.model, (SIDE, SIDE))
+        assert compiled.takes(pixels)
+        assert not compiled.takes(torch.zeros(1, 3, SIDE, SIDE + 4))
+        plain = model.model.encode_images(pixels)
+        torch.testing.assert_close(compiled(pixels), plain, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model.model.encode_images(pixels), plain)  # others run it as it is
+        assert model.model.vision_tower._compiled_call_impl is None

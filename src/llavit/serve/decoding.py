@@ -4,7 +4,7 @@ A token of one conversation costs little arithmetic: what it takes is reading al
 way is everything around that: hence the graph (`graph.py`), and an attention in which query heads that share keys are
 rows of one problem, so that keys and values are read as they lie. None of it changes what is computed.
 
-One graph serves any number of rows and any number of positions to look at, as making it takes a minute or two.
+One graph serves any number of rows and any number of positions to look at, as making it takes minutes.
 
 Legend: b rows, h heads, g query heads of a kv head, w positions that are looked at, d head width, v vocabulary.
 """

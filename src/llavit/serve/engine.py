@@ -45,7 +45,7 @@ class Engine:
             4096. Keys and values of `max_batch` conversations of this length have room in memory.
         max_queue: requests that may wait; a further one raises `EngineBusy`.
         image_cache_bytes: greatest size of the image cache, on the model's device; 0 turns it off.
-        compile: "auto" compiles the LLM where that works, which takes a minute or two when the engine is made, and
+        compile: "auto" compiles the LLM where that works, which takes some minutes when the engine is made, and
             makes answers several times as fast; "always" raises where it does not work; "never" runs the model as it
             is.
 
@@ -154,7 +154,7 @@ class Engine:
                     f"{source} is neither a folder nor a model that the hub gives: {error}"
                 ) from error
             if can_compile(compile):
-                say(f"{source}: compiling, once for each start; a minute or two")
+                say(f"{source}: compiling, once for each start; some minutes on a CPU")
             engine = cls(model, processor, compile=compile, **engine_options)
         engine.name = str(source)
         return engine
