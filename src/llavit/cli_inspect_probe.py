@@ -12,11 +12,15 @@ from llavit.cli_errors import reports_errors
 from llavit.cli_inspect import (
     OUTPUT,
     DtypeOption,
+    ImageOption,
+    MessagesOption,
     Models,
     Output,
+    QuestionOption,
     finish,
     inspect_app,
     look_at,
+    messages_of,
     numbers,
     print_table,
 )
@@ -73,3 +77,56 @@ def probe(
         best_places(results),
     )
     finish(results, output, "probe", save_comparison(results, output))
+
+
+@inspect_app.command()
+@reports_errors
+def drift(
+    models: Models,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Compare with it as well: the LLM that a model was trained from, or a model."),
+    ] = None,
+    image: ImageOption = None,
+    question: QuestionOption = "What is in this image?",
+    messages: MessagesOption = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Instead of an image: pictures of the test of a starter corpus.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many pictures of --data.")] = 16,
+    dtype: DtypeOption = Dtype.auto,
+    output: Output = OUTPUT,
+) -> None:
+    """Compare visual and text QKV, layer by layer; with an image also attention entropy and norms of tokens."""
+    from llavit.inspect.drift import QKV, load_reference, qkv_drift
+    from llavit.inspect.inputs import one_image
+    from llavit.inspect.tokens import token_statistics
+    from llavit.progress import quiet_transformers
+    from llavit.starter.truth import read_truth
+
+    conversations: list[list[dict[str, Any]]] = []
+    if data is not None:
+        if image is not None or messages is not None:
+            raise ValueError("expected one of --data, --image and --messages, got two")
+        conversations = [one_image(str(s.image), question) for s in read_truth(data, ["test"])[:limit]]
+    elif image is not None or messages is not None:
+        conversations = [messages_of(image, question, messages)]
+    with quiet_transformers():
+        other = None if reference is None else load_reference(reference)
+
+    def look(model: Any, processor: Any, name: str) -> Any:
+        tokens = token_statistics(model, processor, conversations) if conversations else None
+        return qkv_drift(model, other, name=name, reference_name=str(reference), tokens=tokens)
+
+    results = look_at(models, look, dtype)
+    rows = []
+    for found in results:
+        for number, pair in enumerate(found.pairs):
+            rows.append([found.model, pair, *(f"{x:.4f}" for x in found.relative[number].mean(0))])
+        if found.note:
+            typer.echo(f"{found.model}: {found.note}", err=True)
+    if rows:
+        print_table("relative distance, mean over layers", ["model", "pair", *QKV], rows)
+    if not conversations:
+        typer.echo("no attention entropy and norms: they take --image, --messages or --data", err=True)
+    finish(results, output)
