@@ -5,20 +5,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llavit.inspect.attention import answer_attention, answer_words
+    from llavit.inspect.drift import Drift, qkv_drift
     from llavit.inspect.inputs import one_image, read_messages
     from llavit.inspect.lens import Lens, vocabulary_lens
     from llavit.inspect.mask import Mask, attention_mask
     from llavit.inspect.pca import PatchPca, patch_pca
     from llavit.inspect.probe import Probe, probe_layers, probe_pictures
     from llavit.inspect.report import Analysis, save_all, side_by_side
+    from llavit.inspect.tokens import TokenStatistics, token_statistics
     from llavit.inspect.weights import attention_weights
 
 __all__ = [
     "Analysis",
+    "Drift",
     "Lens",
     "Mask",
     "PatchPca",
     "Probe",
+    "TokenStatistics",
     "answer_attention",
     "answer_words",
     "attention_mask",
@@ -27,18 +31,22 @@ __all__ = [
     "patch_pca",
     "probe_layers",
     "probe_pictures",
+    "qkv_drift",
     "read_messages",
     "save_all",
     "side_by_side",
+    "token_statistics",
     "vocabulary_lens",
 ]
 
 _HOMES = {
     "Analysis": "report",
+    "Drift": "drift",
     "Lens": "lens",
     "Mask": "mask",
     "PatchPca": "pca",
     "Probe": "probe",
+    "TokenStatistics": "tokens",
     "answer_attention": "attention",
     "answer_words": "attention",
     "attention_mask": "mask",
@@ -47,9 +55,11 @@ _HOMES = {
     "patch_pca": "pca",
     "probe_layers": "probe",
     "probe_pictures": "probe",
+    "qkv_drift": "drift",
     "read_messages": "inputs",
     "save_all": "report",
     "side_by_side": "report",
+    "token_statistics": "tokens",
     "vocabulary_lens": "lens",
 }
 """The files of the public names, which are imported when they are asked for."""
