@@ -123,6 +123,18 @@ def lens(
     image: ImageOption = None,
     question: QuestionOption = "What is in this image?",
     messages: MessagesOption = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="A corpus of the starter, or a .json of pictures with scenes: how often words name what is there."
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="With --data: splits of the corpus, separated by commas.")
+    ] = "val,test",
+    limit: Annotated[
+        int | None, typer.Option(min=2, help="With --data: the first so many pictures only.")
+    ] = None,
     layers: LayersOption = None,
     at_input: Annotated[bool, typer.Option("--input/--no-input", help="Look at the input as well.")] = True,
     k: Annotated[int, typer.Option("-k", min=1, help="How many words of each visual token.")] = 5,
@@ -135,25 +147,33 @@ def lens(
     output: Output = OUTPUT,
 ) -> None:
     """Read visual tokens as words: the nearest words of each, at the input and behind every layer."""
-    conversation, chosen = messages_of(image, question, messages), numbers(layers)
+    chosen = numbers(layers)
+    options: dict[str, Any] = {"layers": chosen, "at_input": at_input, "k": k, "whole_words": not all_tokens}
+    if data is None or image is not None or messages is not None:
+        conversation = messages_of(image, question, messages)
+        wanted = [word.strip() for word in find.split(",") if word.strip()]
+        _lens_of_image(models, conversation, {**options, "find": wanted}, dtype, output)
+    if data is not None:
+        from llavit.starter.truth import read_truth
+
+        shown = read_truth(data, [name.strip() for name in split.split(",")])
+        _lens_of_data(models, shown[:limit], options, dtype, output)
+
+
+def _lens_of_image(
+    models: Sequence[str],
+    conversation: list[dict[str, Any]],
+    options: dict[str, Any],
+    dtype: Dtype,
+    output: Path,
+) -> None:
     from llavit.inspect.lens import vocabulary_lens
 
-    wanted = [word.strip() for word in find.split(",") if word.strip()]
-
-    def look(model: Any, processor: Any, name: str) -> Any:
-        return vocabulary_lens(
-            model,
-            processor,
-            conversation,
-            layers=chosen,
-            at_input=at_input,
-            k=k,
-            whole_words=not all_tokens,
-            find=wanted,
-            name=name,
-        )
-
-    results = look_at(models, look, dtype)
+    results = look_at(
+        models,
+        lambda model, processor, name: vocabulary_lens(model, processor, conversation, name=name, **options),
+        dtype,
+    )
     columns = [(found.model, {view: found.common(view, 5) for view in found.views}) for found in results]
     print_table(
         "most often the nearest word",
@@ -164,6 +184,34 @@ def lens(
         ],
     )
     finish(results, output)
+
+
+def _lens_of_data(
+    models: Sequence[str], shown: Any, options: dict[str, Any], dtype: Dtype, output: Path
+) -> None:
+    from llavit.inspect.naming import naming_figure, naming_shares, percent
+    from llavit.inspect.report import figure_html
+
+    results = look_at(
+        models,
+        lambda model, processor, name: naming_shares(model, processor, shown, name=name, **options),
+        dtype,
+    )
+    for found in results:
+        print_table(
+            f"{found.model}: % of patches of which one of {options['k']} words names the object",
+            ["view", "at the patch", "chance", "in the picture", "chance"],
+            [
+                [
+                    row["view"],
+                    *(percent(row[key]) for key in ("patch", "patch_chance", "picture", "picture_chance")),
+                ]
+                for row in found.rows()
+            ],
+        )
+    finish(
+        results, output, summary=figure_html(naming_figure(results), "all models") if len(results) > 1 else ""
+    )
 
 
 @inspect_app.command()

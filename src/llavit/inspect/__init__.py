@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from llavit.inspect.inputs import one_image, read_messages
     from llavit.inspect.lens import Lens, vocabulary_lens
     from llavit.inspect.mask import Mask, attention_mask
+    from llavit.inspect.naming import Naming, naming_shares
     from llavit.inspect.pca import PatchPca, patch_pca
     from llavit.inspect.probe import Probe, probe_layers, probe_pictures
     from llavit.inspect.report import Analysis, save_all, side_by_side
@@ -20,6 +21,7 @@ __all__ = [
     "Drift",
     "Lens",
     "Mask",
+    "Naming",
     "PatchPca",
     "Probe",
     "TokenStatistics",
@@ -27,6 +29,7 @@ __all__ = [
     "answer_words",
     "attention_mask",
     "attention_weights",
+    "naming_shares",
     "one_image",
     "patch_pca",
     "probe_layers",
@@ -44,6 +47,7 @@ _HOMES = {
     "Drift": "drift",
     "Lens": "lens",
     "Mask": "mask",
+    "Naming": "naming",
     "PatchPca": "pca",
     "Probe": "probe",
     "TokenStatistics": "tokens",
@@ -51,6 +55,7 @@ _HOMES = {
     "answer_words": "attention",
     "attention_mask": "mask",
     "attention_weights": "weights",
+    "naming_shares": "naming",
     "one_image": "inputs",
     "patch_pca": "pca",
     "probe_layers": "probe",
