@@ -268,7 +268,7 @@ def naming_shares(
     number = {thing: row for row, thing in enumerate(things)}
     objects = [[number[thing["name"]] for thing in each.objects] for each in kept]
     rng = np.random.default_rng(seed)
-    parts: list[list[np.ndarray]] = []
+    parts: list[tuple[np.ndarray, ...]] = []
     views: tuple[str, ...] = ()
     for start in range(0, len(kept), batch_size):
         batch = range(start, min(start + batch_size, len(kept)))
@@ -280,7 +280,7 @@ def naming_shares(
             parts.append(_shares(ids_nvk, names_cw, on_patches[p], objects[p], [objects[q] for q in others]))
         if progress:
             progress(batch.stop, len(kept))
-    patch, patch_chance, picture, picture_chance = (
+    at_patch, at_patch_chance, inside, inside_chance = (
         np.stack(column, 1) for column in zip(*parts, strict=True)
     )
     return Naming(
@@ -294,10 +294,10 @@ def naming_shares(
             "seed": seed,
         },
         views=views,
-        patch_npk=patch,
-        patch_chance_npk=patch_chance,
-        picture_npk=picture,
-        picture_chance_npk=picture_chance,
+        patch_npk=at_patch,
+        patch_chance_npk=at_patch_chance,
+        picture_npk=inside,
+        picture_chance_npk=inside_chance,
         unseen_style_p=np.array([each.unseen_style for each in kept]),
         pictures=tuple(f"{each.split}/{each.image.name}" for each in kept),
         names={thing: sorted({words.text[i] for i in ids}) for thing, ids in tokens.items()},

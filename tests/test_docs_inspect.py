@@ -1,0 +1,100 @@
+"""docs/inspect.md, vocabulary lens and mask: its Python runs, its commands run, its figures are those of its files."""
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from llavit.cli import app
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "inspect.md").read_text(encoding="utf-8")
+SECTIONS = {
+    part.split("\n", 1)[0]: part for part in re.split(r"^## ", PAGE, flags=re.MULTILINE) if part.strip()
+}
+MINE = ("Vocabulary lens", "Mask")
+
+
+def blocks(language: str) -> list[str]:
+    text = "".join(SECTIONS[name] for name in MINE)
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def place(tiny, tmp_path_factory):
+    """A folder in which the page's paths are: two models, a picture, messages, a data set with its truth."""
+    folder = tmp_path_factory.mktemp("docs")
+    switches = {"visual_qkv": False, "bidirectional_visual_attention": False}
+    for name, options in (("llava", switches), ("demo", {})):
+        for part in tiny.build(dtype=torch.float32, **options):
+            part.save_pretrained(folder / "runs" / name / "instruct")
+    data = folder / "runs/starter-data"
+    data.mkdir()
+    rows = []
+    for number in (0, 1, 3):
+        shutil.copy(tiny.data.parent / f"{number}.png", data)
+        scene = {"objects": [{"name": "cat", "box": [0, 0, 12, 18]}]}
+        rows.append(
+            {"image": f"{number}.png", "scene": scene, "unseen_style": False, "unseen_concept": False}
+        )
+    (data / "test.json").write_text(json.dumps(rows))
+    (data / "manifest.json").write_text("{}")
+    shutil.copy(tiny.data.parent / "0.png", folder / "cat.jpg")
+    content = [{"type": "image", "image": "cat.jpg"}, {"type": "text", "text": "What?"}]
+    (folder / "messages.json").write_text(json.dumps([{"role": "user", "content": content}]))
+    return folder
+
+
+def in_tiny_words(code: str) -> str:
+    """The tiny vocabulary has bytes and no words of letters."""
+    return (
+        re.sub(r"(vocabulary_lens|naming)\((?=model)", r"\1(whole_words=False, model=", code)
+        .replace("model=model, processor, ", "model=model, processor=processor, messages=")
+        .replace("messages=read_truth", "shown=read_truth")
+    )
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_python_runs(number, place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    code = in_tiny_words(blocks("python")[number])
+    exec(compile(code, "inspect.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("number", range(len(blocks("bash"))))
+def test_commands_run(number, place, monkeypatch):
+    monkeypatch.chdir(place)
+    for line in blocks("bash")[number].splitlines():
+        if line.startswith("llavit ") and "docs/inspect" not in line:
+            words = shlex.split(line)[1:]
+            done = CliRunner().invoke(app, [*words, *(["--all-tokens"] if "lens" in words else [])])
+            assert done.exit_code == 0, done.output
+            assert list((place / "runs/inspect").glob("*.html"))
+
+
+def test_pictures_are_there():
+    for name in MINE:
+        for file in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", SECTIONS[name]):
+            assert (DOCS / file).is_file(), file
+
+
+def test_the_shares_are_those_of_the_result_files():
+    rows = {}
+    for model in ("llava", "llavit"):
+        facts = json.loads((DOCS / f"inspect/naming-{model}.json").read_text())
+        rows[model] = {row["view"]: row for row in facts["by_view"]["k=5"]}
+        assert f"{len(facts['pictures'])} pictures" in SECTIONS["Vocabulary lens"]
+    for view in rows["llava"]:
+        cells = [
+            f"{100 * rows[model][view][key]['score']:.1f} [{100 * rows[model][view][key]['low']:.1f}, "
+            f"{100 * rows[model][view][key]['high']:.1f}]"
+            for model in ("llava", "llavit")
+            for key in ("patch", "patch_chance")
+        ]
+        assert f"| {view} | {' | '.join(cells)} |" in SECTIONS["Vocabulary lens"], view
