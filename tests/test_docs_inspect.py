@@ -53,7 +53,7 @@ def place(tiny, tmp_path_factory):
 def in_tiny_words(code: str) -> str:
     """The tiny vocabulary has bytes and no words of letters."""
     return (
-        re.sub(r"(vocabulary_lens|naming)\((?=model)", r"\1(whole_words=False, model=", code)
+        re.sub(r"(vocabulary_lens|naming_shares)\((?=model)", r"\1(whole_words=False, model=", code)
         .replace("model=model, processor, ", "model=model, processor=processor, messages=")
         .replace("messages=read_truth", "shown=read_truth")
     )
@@ -84,17 +84,23 @@ def test_pictures_are_there():
             assert (DOCS / file).is_file(), file
 
 
-def test_the_shares_are_those_of_the_result_files():
-    rows = {}
-    for model in ("llava", "llavit"):
-        facts = json.loads((DOCS / f"inspect/naming-{model}.json").read_text())
-        rows[model] = {row["view"]: row for row in facts["by_view"]["k=5"]}
-        assert f"{len(facts['pictures'])} pictures" in SECTIONS["Vocabulary lens"]
-    for view in rows["llava"]:
-        cells = [
-            f"{100 * rows[model][view][key]['score']:.1f} [{100 * rows[model][view][key]['low']:.1f}, "
-            f"{100 * rows[model][view][key]['high']:.1f}]"
-            for model in ("llava", "llavit")
-            for key in ("patch", "patch_chance")
-        ]
-        assert f"| {view} | {' | '.join(cells)} |" in SECTIONS["Vocabulary lens"], view
+def test_the_drawing_is_that_of_a_prompt_with_two_images():
+    from tests.inspect.test_attention import prompt_of
+    from tests.inspect.test_mask import looked
+    from tests.model.families import tiny
+
+    (shown,) = blocks("text")
+    drawn = looked(tiny("llama"), prompt_of("llama")).drawing(width=0)
+    assert [line.rstrip() for line in shown.splitlines()] == drawn.splitlines()
+
+
+def test_the_sentences_on_a_sliding_window_are_those_that_are_said():
+    from tests.inspect.test_attention import prompt_of
+    from tests.inspect.test_mask import looked
+    from tests.model.families import tiny
+
+    said = " ".join(looked(tiny("gemma3"), prompt_of("gemma3")).sentences())
+    quoted = re.search(r"one by one: \"(.*?)\"", " ".join(SECTIONS["Mask"].split()))
+    assert quoted
+    for piece in quoted[1].split(" [...] "):
+        assert piece in said
