@@ -17,7 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from llavit import build_llavit
-from llavit.compiling import compile_layers
+from llavit.train.compiling import compile_layers
 from llavit.evaluate.environment import environment
 from llavit.starter.weights import starter_llm, starter_tower
 from llavit.train.parts import freeze, optimizer_groups

@@ -18,7 +18,7 @@ from rich.console import Console
 from benchmarks.speed import groups, report
 from benchmarks.speed.groups import Bench, Settings
 from benchmarks.speed.material import ROOT, Parts, starter_parts
-from benchmarks.speed.rows import Row, chosen
+from benchmarks.speed.rows import ROWS, Row, chosen
 
 GROUPS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "instruct": partial(groups.training, stage="instruct", size_index=0),
@@ -104,9 +104,11 @@ def run(
     found = json.loads(session.read_text()) if session.exists() and not again else {}
     done: list[str] = found["done"] if found.get("key") == key else []
     for group, measure in GROUPS.items():
-        mine = [row for row in rows if row.group == group]
-        if not mine:
+        named = {row.name: row for row in rows if row.group == group}
+        if not named:
             continue
+        # What is measured together is written down together.
+        mine = [named.get(row.name, row) for row in ROWS if row.group == group]
         if group in done:
             console.print(f"{group}: finished before the run was interrupted", highlight=False)
             continue
