@@ -13,7 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
-import llavit.cli_inspect_probe  # noqa: F401  # its commands
+import llavit.cli_inspect_attention
+import llavit.cli_inspect_knockout
+import llavit.cli_inspect_probe  # noqa: F401  # their commands
 from llavit.cli_bench import bench_app
 from llavit.cli_compare import compare
 from llavit.cli_data import data_app

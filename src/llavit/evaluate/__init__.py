@@ -3,7 +3,7 @@
 from llavit.evaluate.answer import answer_items
 from llavit.evaluate.asking import Answer, Asker
 from llavit.evaluate.baselines import BASELINES
-from llavit.evaluate.bench import BenchTask, load_bench, load_task
+from llavit.evaluate.bench import BenchTask, load_bench, load_task, read_tasks
 from llavit.evaluate.caption import cider_d, noun_recall
 from llavit.evaluate.items import Item, load_items
 from llavit.evaluate.judge import Mark, judge, points
@@ -36,6 +36,7 @@ __all__ = [
     "read_letter",
     "read_number",
     "read_result",
+    "read_tasks",
     "read_yes_no",
     "scores_by_task",
 ]

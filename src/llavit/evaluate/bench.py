@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llavit.evaluate.items import Item
+from llavit.evaluate.items import Item, load_items
 
 FAMILIES = ("general", "knowledge", "ocr_chart", "vision_centric")
 """The families of which the mean is taken; tasks of any other ("anchor") stand beside it."""
@@ -172,6 +172,53 @@ def load_bench(
     loaded = [load_task(folder / name, check=check) for name in chosen]
     rank = {family: number for number, family in enumerate(FAMILIES)}
     return sorted(loaded, key=lambda task: (rank.get(task.family, len(rank)), task.name))
+
+
+def read_tasks(data: str | Path, tasks: str | Iterable[str] = "all") -> list[BenchTask]:
+    """Read tasks of a benchmark, or the items of a corpus with each kind of question as a task and family of its own.
+
+    Args:
+        data: folder of a benchmark; or of a corpus, of which `test.json` is read; or such a file.
+        tasks: of a benchmark, see `load_bench`; of items, "all" or kinds of questions.
+
+    Raises:
+        FileNotFoundError: there is neither.
+        ValueError: unknown tasks, or a bad file.
+
+    Example:
+        ```python
+        tasks = read_tasks("runs/demo/data")  # place, colour, count, ...
+        tasks = read_tasks("runs/bench", "vision_centric")
+        ```
+    """
+    data = Path(data)
+    file = data / "test.json" if data.is_dir() else data
+    if not file.is_file():
+        return load_bench(data, tasks)
+    found = _kinds(load_items(file))
+    wanted = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else list(tasks)
+    unknown = [name for name in wanted if name not in ("all", *(task.name for task in found))]
+    if unknown or not wanted:
+        raise ValueError(f"unknown tasks {unknown}: {file} has {sorted(task.name for task in found)}")
+    return [task for task in found if "all" in wanted or task.name in wanted]
+
+
+def _kinds(items: Iterable[Item]) -> list[BenchTask]:
+    """Make a task of each kind of question, scored as the demo's test is: normalised, equal to the answer."""
+    kinds: dict[str, list[Item]] = {}
+    for item in items:
+        kinds.setdefault(item.task, []).append(item)
+    tasks = []
+    for name, members in sorted(kinds.items()):
+        digest = hashlib.sha256()
+        for item in members:
+            digest.update(json.dumps([item.id, item.question, item.answer]).encode())
+            digest.update(item.image.read_bytes() if item.image else b"")
+        stated = digest.hexdigest()
+        tasks.append(
+            BenchTask(f"{name}@items", name, name, "exact", fingerprint=stated, items=tuple(members))
+        )
+    return tasks
 
 
 def bench_fingerprint(folder: Path, items: bytes) -> str:

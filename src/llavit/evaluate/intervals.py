@@ -89,3 +89,34 @@ def mean_estimate(
     means = sum(share[name] / total * resampled_means(values, name) for name, values in by_task.items())
     low, high = np.percentile(means, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     return Estimate(score, float(low), float(high))
+
+
+def loss_estimate(
+    before: Mapping[str, Sequence[float]],
+    after: Mapping[str, Sequence[float]],
+    weights: Mapping[str, float] | None = None,
+) -> Estimate:
+    """Return how much lower the mean over tasks is after than before, with the interval of the paired bootstrap.
+
+    What is resampled is the difference of each unit, so that units which are hard either way do not widen the interval.
+
+    Args:
+        before: points of the units of each task.
+        after: of the same units.
+        weights: of each task; equal if None.
+
+    Raises:
+        ValueError: not the same tasks and units, or none.
+
+    Example:
+        >>> loss_estimate({"a": [1.0, 1.0, 0.0]}, {"a": [0.0, 1.0, 0.0]}).score
+        0.3333333333333333
+    """
+    if {name: len(values) for name, values in before.items()} != {
+        name: len(values) for name, values in after.items()
+    }:
+        raise ValueError("expected points of the same units before and after, got others")
+    lost = {
+        name: [a - b for a, b in zip(values, after[name], strict=True)] for name, values in before.items()
+    }
+    return mean_estimate(lost, weights)

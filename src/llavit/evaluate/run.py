@@ -124,7 +124,9 @@ def evaluate(
             result["tasks"][task.id] = task_result(
                 task,
                 asked,
-                mode=mode if mode == "generate" or _options(task) else "generate (no closed set of answers)",
+                mode=mode
+                if mode == "generate" or possible_answers(task)
+                else "generate (no closed set of answers)",
                 max_new_tokens=task.max_new_tokens,
                 prompt=asker.rendered(task.items[0]),
                 seconds=round(seconds, 2),
@@ -154,7 +156,7 @@ def _ask(
         shown["blind"] = ["none"] * len(task.items)
     if "shuffled" in baselines:
         shown["shuffled"] = shuffled_pictures(task)
-    options = _options(task) if mode == "likelihood" else None
+    options = possible_answers(task) if mode == "likelihood" else None
     asked: dict[str, Sequence[Answer]] = {}
     seconds: dict[str, float] = {}
     for who, pictures in shown.items():
@@ -169,8 +171,15 @@ def _ask(
     return asked, seconds
 
 
-def _options(task: BenchTask) -> list[tuple[str, ...]] | None:
-    """The possible answers of each item, or None where they are no closed set."""
+def possible_answers(task: BenchTask) -> list[tuple[str, ...]] | None:
+    """Return the possible answers of each item, or None where they are no closed set.
+
+    Example:
+        >>> from llavit.evaluate.items import Item
+        >>> item = Item("1", None, "Is fire hot?", "yes", "hot")
+        >>> possible_answers(BenchTask("hot@mine-1", "hot", "general", "yes_no", items=(item,)))
+        [('yes', 'no')]
+    """
     if task.metric == "choice":
         return [tuple(LETTERS[: len(item.options or ())]) for item in task.items]
     if task.metric == "yes_no":

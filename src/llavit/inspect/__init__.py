@@ -5,20 +5,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llavit.inspect.attention import answer_attention, answer_words
+    from llavit.inspect.blocking import Block, knockout
     from llavit.inspect.drift import Drift, qkv_drift
     from llavit.inspect.inputs import one_image, read_messages
+    from llavit.inspect.knockouts import Knockouts, measure_knockouts
     from llavit.inspect.lens import Lens, vocabulary_lens
+    from llavit.inspect.maps import AttentionMaps, attention_maps
     from llavit.inspect.mask import Mask, attention_mask
     from llavit.inspect.naming import Naming, naming_shares
     from llavit.inspect.pca import PatchPca, patch_pca
     from llavit.inspect.probe import Probe, probe_layers, probe_pictures
     from llavit.inspect.report import Analysis, save_all, side_by_side
+    from llavit.inspect.rollout import attention_rollout
     from llavit.inspect.tokens import TokenStatistics, token_statistics
-    from llavit.inspect.weights import attention_weights
+    from llavit.inspect.weights import attention_weights, watch_attention
 
 __all__ = [
     "Analysis",
+    "AttentionMaps",
+    "Block",
     "Drift",
+    "Knockouts",
     "Lens",
     "Mask",
     "Naming",
@@ -27,8 +34,12 @@ __all__ = [
     "TokenStatistics",
     "answer_attention",
     "answer_words",
+    "attention_maps",
     "attention_mask",
+    "attention_rollout",
     "attention_weights",
+    "knockout",
+    "measure_knockouts",
     "naming_shares",
     "one_image",
     "patch_pca",
@@ -40,24 +51,31 @@ __all__ = [
     "side_by_side",
     "token_statistics",
     "vocabulary_lens",
+    "watch_attention",
 ]
 
 _HOMES = {
     "Analysis": "report",
-    "Drift": "drift",
-    "Lens": "lens",
-    "Mask": "mask",
-    "Naming": "naming",
-    "PatchPca": "pca",
-    "Probe": "probe",
-    "TokenStatistics": "tokens",
     "answer_attention": "attention",
     "answer_words": "attention",
+    "attention_maps": "maps",
     "attention_mask": "mask",
+    "attention_rollout": "rollout",
     "attention_weights": "weights",
+    "AttentionMaps": "maps",
+    "Block": "blocking",
+    "Drift": "drift",
+    "knockout": "blocking",
+    "Knockouts": "knockouts",
+    "Lens": "lens",
+    "Mask": "mask",
+    "measure_knockouts": "knockouts",
+    "Naming": "naming",
     "naming_shares": "naming",
     "one_image": "inputs",
     "patch_pca": "pca",
+    "PatchPca": "pca",
+    "Probe": "probe",
     "probe_layers": "probe",
     "probe_pictures": "probe",
     "qkv_drift": "drift",
@@ -65,7 +83,9 @@ _HOMES = {
     "save_all": "report",
     "side_by_side": "report",
     "token_statistics": "tokens",
+    "TokenStatistics": "tokens",
     "vocabulary_lens": "lens",
+    "watch_attention": "weights",
 }
 """The files of the public names, which are imported when they are asked for."""
 

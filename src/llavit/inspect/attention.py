@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 
 from llavit.inspect.weights import attention_weights
 from llavit.model.masks import TEXT
@@ -170,6 +171,25 @@ def seen_box(image_processor: Any, width: int, height: int) -> tuple[float, floa
     crop = image_processor.crop_size
     half_w, half_h = crop["width"] / shown_w / 2, crop["height"] / shown_h / 2
     return 0.5 - half_w, 0.5 - half_h, 0.5 + half_w, 0.5 + half_h
+
+
+def as_seen(picture: Image.Image, processor: Any) -> Image.Image:
+    """Cut out what a model sees of a picture (`seen_box`), 448 pixels at its longer side; patches divide it evenly.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from transformers import CLIPImageProcessorPil
+        >>> crops = CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
+        >>> as_seen(Image.new("RGB", (200, 100)), SimpleNamespace(image_processor=crops)).size
+        (448, 448)
+    """
+    left, top, right, bottom = seen_box(processor.image_processor, *picture.size)
+    width, height = picture.size
+    seen = picture.crop(
+        (round(left * width), round(top * height), round(right * width), round(bottom * height))
+    )
+    scale = 448 / max(seen.size)
+    return seen.resize([max(1, round(scale * side)) for side in seen.size], Image.Resampling.BICUBIC)
 
 
 def _answer_ids(processor: Any, answer: str | Sequence[int]) -> list[int]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from llavit.inspect.attention import seen_box
+from llavit.inspect.attention import as_seen
 from llavit.inspect.lens_page import lens_figure, lens_html, shown
 from llavit.inspect.report import Analysis
 from llavit.inspect.running import batch_of, hidden_states
@@ -181,7 +181,7 @@ def vocabulary_lens(
         image_v=image_ids[image_ids >= 0].numpy(),
         text={int(i): words.text[int(i)] for i in np.unique(ids_nvk)},
         grids=((height, width),) * len(pictures),
-        pictures=tuple(_as_seen(picture, processor) for picture in pictures),
+        pictures=tuple(as_seen(picture, processor) for picture in pictures),
         find=looked_for,
         found_nvk=np.isin(ids_nvk, naming),
     )
@@ -228,14 +228,3 @@ def read_words(
         for parts in zip(*looks, strict=True)
     )
     return views, ids, scores
-
-
-def _as_seen(picture: Image.Image, processor: Any) -> Image.Image:
-    """Cut out what the model sees of a picture, at most 448 pixels long."""
-    left, top, right, bottom = seen_box(processor.image_processor, *picture.size)
-    width, height = picture.size
-    seen = picture.crop(
-        (round(left * width), round(top * height), round(right * width), round(bottom * height))
-    )
-    scale = 448 / max(seen.size)
-    return seen.resize([max(1, round(scale * side)) for side in seen.size], Image.Resampling.BICUBIC)

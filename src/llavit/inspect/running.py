@@ -114,7 +114,7 @@ Around = Callable[..., Any]
 """Called as (base, backend, module, query, key, value, mask, **kwargs) in place of the attention function `base`, whose
 name is `backend`; returns what that returns."""
 
-_around: ContextVar[Around | None] = ContextVar("llavit_around_attention", default=None)
+_around: ContextVar[tuple[Around, ...]] = ContextVar("llavit_around_attention", default=())
 _installing = threading.Lock()
 _installed = 0
 
@@ -124,7 +124,8 @@ def around_attention(function: Around) -> Iterator[None]:
     """Call a function in place of every attention function of transformers, in this thread, while the context lasts.
 
     The implementation keeps its name, so that the model makes exactly the mask that it always makes; eager attention is
-    reached as well. The vision tower's attention comes by too: look at `module`.
+    reached as well. The vision tower's attention comes by too: look at `module`. Contexts may lie in each other: the
+    outer one's function then has the inner one's as `base`, so that the inner sees what reaches the attention function.
 
     Example:
         ```python
@@ -143,7 +144,7 @@ def around_attention(function: Around) -> Iterator[None]:
             ours = functools.partial(_get_interface, type(interface).get_interface, interface)
             vars(interface)["get_interface"] = ours
         _installed += 1
-    token = _around.set(function)
+    token = _around.set((*_around.get(), function))
     try:
         yield
     finally:
@@ -157,5 +158,7 @@ def around_attention(function: Around) -> Iterator[None]:
 def _get_interface(
     original: Any, interface: Any, attn_implementation: str, default: Callable[..., Any]
 ) -> Any:
-    base, function = original(interface, attn_implementation, default), _around.get()
-    return base if function is None else functools.partial(function, base, attn_implementation)
+    base = original(interface, attn_implementation, default)
+    for function in reversed(_around.get()):
+        base = functools.partial(function, base, attn_implementation)
+    return base

@@ -5,15 +5,17 @@ does (sdpa stays sdpa), and beside it the weights of the rows that are asked for
 queries, keys and mask. For this pass the LLM's attention implementation is replaced by one of ours, which does both:
 it sees what the model's own would see, after rotary positions and norms, with the visual mask, in every LLM family.
 
+`watch_attention` gives the weights piece by piece as the layers run; `attention_weights` keeps some of them.
+
 Shapes: l sequence, h heads, g heads of keys, e width of a head, q queries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,39 +24,93 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterf
 
 from llavit.inspect.running import batch_of, uncompiled
 
+PIECE = 1 << 24
+"""Weights that are computed at once: 64 MB."""
+
+Look = Callable[[int, torch.Tensor, torch.Tensor], None]
+"""Called with (layer, positions (q,) of tokens that look, their weights (h, q, l) in float32 on the model's device)."""
+
 
 @dataclass
 class _Recorder:
-    """What to keep, and what was kept: (h, q, l) by layer."""
+    """Which rows of which layers are wanted, and who wants them."""
 
     queries_q: torch.Tensor
     layers: frozenset[int]
-    kept: dict[int, torch.Tensor] = field(default_factory=dict)
+    look: Look
+
+    def show(self, layer: int, weights_of: Callable[[torch.Tensor], torch.Tensor], size: int) -> None:
+        """Show a layer's rows, of `size` weights each, in pieces."""
+        for rows_q in self.queries_q.split(max(1, PIECE // size)):
+            self.look(layer, rows_q, weights_of(rows_q))
 
 
 _recorder: ContextVar[_Recorder] = ContextVar("llavit_attention_recorder")
 
 
 @torch.no_grad()
+def watch_attention(
+    model: Any,
+    inputs: Mapping[str, torch.Tensor],
+    look: Look,
+    queries: Sequence[int] | None = None,
+    layers: Sequence[int] | None = None,
+) -> None:
+    """Run a model on one conversation and show the attention weights of each layer in turn; none are kept.
+
+    Args:
+        model: a LLaVA or LLaViT of this package, with any attention implementation.
+        inputs: of one conversation, as `LlavitProcessor.encode` gives them, without labels.
+        look: see `Look`; a layer's rows come in pieces, in the order of `queries`, so that long conversations fit.
+        queries: positions of the tokens that look; negative ones count from the end. All if not given.
+        layers: of the LLM, from 0; negative ones count from the end. All if not given.
+
+    Raises:
+        ValueError: a layer or a position that there is not, or attention that is more than a softmax over keys.
+
+    Example:
+        ```python
+        def look(layer, rows_q, weights_hql):
+            print(layer, weights_hql.mean(0).max())
+
+        watch_attention(model, processor.encode(messages, add_generation_prompt=True), look)
+        ```
+    """
+    length = len(inputs["input_ids"])
+    rows = (
+        range(length) if queries is None else [_index(query, length, "query", "tokens") for query in queries]
+    )
+    chosen = frozenset(chosen_layers(model, layers))
+    recorder = _Recorder(torch.tensor(rows, dtype=torch.long, device=model.device), chosen, look)
+    token = _recorder.set(recorder)
+    try:
+        with _recording(model), uncompiled(model):
+            model.model(**batch_of(model, inputs), use_cache=False)
+    finally:
+        _recorder.reset(token)
+
+
 def attention_weights(
     model: Any,
     inputs: Mapping[str, torch.Tensor],
     queries: Sequence[int],
     layers: Sequence[int] | None = None,
+    keys: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """Return how much each of the chosen tokens attends to every token, in each layer and head.
 
     Args:
-        model: a LLaVA or LLaViT of this package, with any attention implementation.
-        inputs: of one conversation, as `LlavitProcessor.encode` gives them, without labels.
+        model: as `watch_attention`.
+        inputs: as there.
         queries: positions of the tokens that look; negative ones count from the end.
         layers: of the LLM, from 0; negative ones count from the end. All if not given.
+        keys: positions of the tokens that are looked at, if only some are to be kept.
 
     Returns:
-        (layers, heads, queries, l) float32 on the CPU; each row sums to 1.
+        (layers, heads, queries, l or keys) float32 on the CPU; each row sums to 1 over all l.
 
     Raises:
-        ValueError: a layer or a position that there is not, or attention that is more than a softmax over keys.
+        ValueError: as `watch_attention`.
 
     Example:
         ```python
@@ -63,16 +119,16 @@ def attention_weights(
         ```
     """
     length = len(inputs["input_ids"])
-    rows = [_index(query, length, "query", "tokens") for query in queries]
-    chosen = chosen_layers(model, layers)
-    recorder = _Recorder(torch.tensor(rows, device=model.device), frozenset(chosen))
-    token = _recorder.set(recorder)
-    try:
-        with _recording(model), uncompiled(model):
-            model.model(**batch_of(model, inputs), use_cache=False)
-    finally:
-        _recorder.reset(token)
-    return torch.stack([recorder.kept[layer] for layer in chosen])
+    columns = None if keys is None else [_index(key, length, "key", "tokens") for key in keys]
+    kept: dict[int, list[torch.Tensor]] = {}
+
+    def look(layer: int, rows_q: torch.Tensor, weights_hql: torch.Tensor) -> None:
+        kept.setdefault(layer, []).append(
+            (weights_hql if columns is None else weights_hql[..., columns]).cpu()
+        )
+
+    watch_attention(model, inputs, look, queries, layers)
+    return torch.stack([torch.cat(kept[layer], 1) for layer in chosen_layers(model, layers)])
 
 
 def chosen_layers(model: Any, layers: Sequence[int] | None) -> list[int]:
@@ -123,8 +179,11 @@ def _record_beside_sdpa(
 ) -> tuple[torch.Tensor, None]:
     recorder = _recorder.get(None)
     if recorder is not None and module.layer_idx in recorder.layers:
-        rows = recorder.queries_q
-        recorder.kept[module.layer_idx] = _softmax(query, key, mask, rows, **kwargs)[0].cpu()
+        recorder.show(
+            module.layer_idx,
+            lambda rows_q: _softmax(query, key, mask, rows_q, **kwargs)[0],
+            query.shape[1] * key.shape[2],
+        )
     return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, mask, **kwargs)
 
 
@@ -134,10 +193,11 @@ def _record_eagerly(
     recorder = _recorder.get(None)
     weights = _softmax(query, key, mask, torch.arange(query.shape[2], device=query.device), **kwargs)
     if recorder is not None and module.layer_idx in recorder.layers:
-        recorder.kept[module.layer_idx] = weights[0, :, recorder.queries_q].cpu()
-    weights = weights.to(value.dtype)
-    seen = weights @ value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
-    return seen.transpose(1, 2).contiguous(), weights
+        size = query.shape[1] * key.shape[2]
+        recorder.show(module.layer_idx, lambda rows_q: weights[0, :, rows_q], size)
+    spread = weights.to(value.dtype)
+    seen = spread @ value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+    return seen.transpose(1, 2).contiguous(), spread
 
 
 def _softmax(
