@@ -17,9 +17,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from llavit import build_llavit
-from llavit.train.compiling import compile_layers
 from llavit.evaluate.environment import environment
 from llavit.starter.weights import starter_llm, starter_tower
+from llavit.train.compiling import compile_layers
 from llavit.train.parts import freeze, optimizer_groups
 
 SAMPLES, LENGTH, VISUAL, LABELS, ROUNDS = 16, 192, 64, 9, 5

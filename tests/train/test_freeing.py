@@ -31,6 +31,25 @@ print(full, freed, resident())
 """
 
 
+FAULTS = """
+import resource
+import numpy as np
+from llavit.train.freeing import held_heap
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        np.ones(2**26, dtype=np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+before = faults()
+with held_heap():
+    faults()
+    held = faults()
+print(before, held, faults())
+"""
+
+
 @pytest.mark.skipif(
     not freeing.trim_heap(), reason="the C library is not glibc, which is what keeps free pages"
 )
@@ -39,6 +58,16 @@ def test_the_heap_gives_back_what_lies_free_between_blocks_in_use():
     full, freed, trimmed = map(int, done.stdout.split())
     assert full - freed < 50  # of 400 MB: this is what training meets without
     assert freed - trimmed > 300
+
+
+@pytest.mark.skipif(
+    not freeing.trim_heap(), reason="the C library is not glibc, which is what gives pages back"
+)
+def test_pages_of_freed_blocks_stay_while_the_heap_is_held():
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    before, held, after = map(int, done.stdout.split())
+    assert held < before / 10
+    assert after > before / 2  # and go back to the system again afterwards
 
 
 def test_a_stage_trims_the_heap_now_and_then_and_at_its_end(tiny, tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from llavit.train.arguments import training_arguments
 from llavit.train.compiling import compile_layers
 from llavit.train.distributed import check_launcher, forget_deepspeed, is_first_process
 from llavit.train.features import prepare_features
-from llavit.train.freeing import TrimHeap, free_memory
+from llavit.train.freeing import TrimHeap, free_memory, held_heap
 from llavit.train.logs import TensorBoardLog, WandbLog
 from llavit.train.lora import adapt, hold_frozen, move_base
 from llavit.train.parts import freeze, parts_table
@@ -196,7 +196,7 @@ def _run_stage(
     if done:
         console.print(f"{stage.name}: resuming from {done[-1].name}", highlight=False)
     try:
-        with stop:
+        with stop, held_heap():
             trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
     finally:
         bar.close()
