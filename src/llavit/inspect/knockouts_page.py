@@ -30,7 +30,7 @@ def draw(results: Sequence[Knockouts], columns: int = 4) -> Any:
     columns = min(columns, len(panels))
     lines = -(-len(panels) // columns)
     rows = len(first.names)
-    figure = new_figure(2.6 + 2.1 * columns, lines * (1.1 + 0.2 * rows))
+    figure = new_figure(2.6 + 2.1 * columns, lines * (1.4 + 0.2 * rows))
     axes = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
     place = np.arange(rows)[::-1]
     for axis, family in zip(axes, panels, strict=False):
@@ -50,7 +50,7 @@ def draw(results: Sequence[Knockouts], columns: int = 4) -> Any:
                 label=f"{result.model} ({100 * result.score_f3[family, 0]:.1f})",
             )
         axis.set_title(f"{first.families[family]} ({first.items[family]} items)", fontsize=9)
-        axis.legend(fontsize=6.5, loc="best")
+        axis.legend(fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(results))
         axis.tick_params(labelsize=7)
         axis.set_yticks(place, first.names)
         axis.set_ylim(-0.7, rows - 0.3)
