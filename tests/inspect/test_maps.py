@@ -200,6 +200,8 @@ def test_the_page_has_a_choice_for_each_word_a_slider_and_heads_and_needs_nothin
     assert facts["words"] == found.words and facts["settings"]["question"] == "What?"
     np.testing.assert_array_equal(arrays["patch_maps"], found.patch_maps)
     assert Image.open(tmp_path / "attention.png").size[0] > 300
+    titles = [axis.get_title() for axis in found.figure().axes]
+    assert titles == ["all layers", "layer 0", "layer 1", *[""] * 9]
 
 
 def test_the_command_looks_at_two_models(tiny, tmp_path):

@@ -100,6 +100,8 @@ def maps_figure(maps: AttentionMaps) -> Any:
     high = 1.9 * maps.grid[0] / maps.grid[1]
     figure = new_figure(1.9 * (len(chosen) + 1) + 0.5, len(rows) * high + 0.9)
     axes = figure.subplots(len(rows), len(chosen) + 1, squeeze=False)
+    for axis, number in zip(axes[0], [None, *chosen], strict=True):
+        axis.set_title("all layers" if number is None else f"layer {maps.layers[number]}", fontsize=9)
     for line, (title, of_layers, patch) in zip(axes, rows, strict=True):
         rolled = "rolled" in title
         for axis, number in zip(line, [None, *chosen], strict=True):
@@ -107,8 +109,6 @@ def maps_figure(maps: AttentionMaps) -> Any:
                 of_layers[number] if number is not None else of_layers[-1] if rolled else of_layers.mean(0)
             )
             draw_heat(axis, maps.picture, shown, patch)
-            if line is axes[0]:
-                axis.set_title("all layers" if number is None else f"layer {maps.layers[number]}", fontsize=9)
             if patch is None:
                 axis.set_xlabel(f"{shown.sum():.0%} on the image", fontsize=7)
         line[0].set_ylabel(title, fontsize=9)
