@@ -23,10 +23,10 @@ _NUMBERS = itertools.count()  # tells the parts of one page apart
 _MOST = 3_000_000  # weights between patches that a page carries; beyond, layers are left out
 
 _STYLE = """<style>
-.pick input { position: absolute; opacity: 0; } .pick .panel { display: none; }
-.pick label { display: inline-block; padding: 0 .3rem; border-radius: .25rem; border: 1px solid var(--line); }
-.pick label { cursor: pointer; }
-.pick label:hover { background: var(--soft); } .pick .choice { line-height: 1.9; }
+.pick > input { position: absolute; opacity: 0; } .pick .panel { display: none; } .pick .choice { line-height: 1.9; }
+.choice label { display: inline-block; padding: 0 .3rem; border-radius: .25rem; border: 1px solid var(--line); }
+.choice label { cursor: pointer; } .choice label:hover { background: var(--soft); }
+.frames.live .maps figcaption, .frames.live .heads figcaption { display: block; }
 .cells { position: absolute; inset: 0; display: grid; } .cells i { cursor: crosshair; }
 .cells i.at { box-shadow: 0 0 0 2px #fff, 0 0 0 3px #000; z-index: 1; }
 </style>"""
