@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -175,3 +176,14 @@ def test_variants_are_compared_across_llms_where_asked_for(there):
     assert (gain.line.variant, gain.baseline.variant) == ("llavit", "visual-qkv")
     assert gain.gain.mean == pytest.approx(-0.2)
     assert gain_rows(summarise(other))[-1][:2] == ("llavit", "visual-qkv")
+
+
+def test_settings_that_cannot_be_compared_are_said_to_be_unchecked(there, summary):
+    assert not [note for note in summary.notes if note.startswith("UNCHECKED")]
+    test = Path(there.grid.evaluation.test)
+    moved = test.rename(test.with_suffix(".moved"))
+    try:
+        (note,) = [note for note in summarise(there).notes if note.startswith("UNCHECKED")]
+    finally:
+        moved.rename(test)
+    assert "the settings of 7 cells" in note  # all that have a result

@@ -354,7 +354,7 @@ class Fake:
         (out / "model.safetensors").write_bytes(source.read_bytes())
 
     def __call__(self, verify: bool = False) -> Path:
-        return weights._folder_of(self.source, self.convert, self.cache, verify)
+        return weights.converted_folder(self.source, self.convert, self.cache, verify)
 
     def left_overs(self) -> list[str]:
         return [file.name for file in self.cache.glob(".tiny*tmp*")]

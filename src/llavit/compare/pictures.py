@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llavit.compare.run import Experiment
 
 _COLOURS = ("#3b7dd8", "#e07b39", "#3c9d5d", "#a05cc0", "#c0392b", "#7f7f7f", "#b8860b", "#17a2b8")
+_COLOURS += ("#1f3a68", "#f2b27a", "#8fd3a4", "#d6b3e6", "#f19c93", "#222222", "#e6cf7a", "#0b5563")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
@@ -71,7 +72,7 @@ def _bars(summary: Summary, experiment: Experiment) -> Any:
         axis.set(ylabel="test score, per cent", title=f"{key[0]}, {key[1]}")
         axis.set_ylim(bottom=0)
         axis.grid(axis="y", alpha=0.25)
-        axis.legend(fontsize=7.5, ncols=2, frameon=False, loc="upper right")
+        _legend_beside(axis)
     figure.tight_layout()
     return figure
 
@@ -105,7 +106,7 @@ def _samples(summary: Summary, experiment: Experiment) -> Any:
             title=f"{key[0]}, {key[1]} (dotted: stage ends)",
         )
         axis.grid(alpha=0.25)
-        axis.legend(fontsize=7.5, frameon=False)
+        _legend_beside(axis)
     figure.tight_layout()
     return figure
 
@@ -141,9 +142,13 @@ def _parameters(summary: Summary, experiment: Experiment) -> Any:
         )
     axis.set(xlabel="parameters, million (tower included)", ylabel="test score, per cent")
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=7.5, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    _legend_beside(axis)
     figure.tight_layout()
     return figure
+
+
+def _legend_beside(axis: Any) -> None:
+    axis.legend(fontsize=7.5, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def _panels(rows: int, columns: int, width: float, stretch: float) -> tuple[Any, Any]:

@@ -29,11 +29,13 @@ class Found:
         state: "done"; "other settings" or "other code": there is a file that must not be mixed in; "not run".
         record: the file's content, if there is one.
         why: what differs, a line each.
+        checked: the settings were compared; not so where data or weights are not there to compare with.
     """
 
     state: State
     record: dict[str, Any] | None = None
     why: tuple[str, ...] = ()
+    checked: bool = True
 
 
 class Results:
@@ -92,7 +94,7 @@ class Results:
             return Found(
                 "other code", record, (f"code {record['code']} (revision {made}) there, {code} here",)
             )
-        return Found("done", record)
+        return Found("done", record, checked=identity is not None)
 
     def write(self, cell: Cell, record: Mapping[str, Any]) -> None:
         """Write a cell's file, whole or not at all."""

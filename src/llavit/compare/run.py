@@ -84,7 +84,7 @@ class Experiment:
             the cell to be trained, with the variant that was chosen; None where a candidate is not done yet.
 
         Raises:
-            ValueError: a candidate's result must not be mixed in.
+            ValueError: every candidate failed.
         """
         candidates = candidates_of(self.grid, cell)
         if not candidates:
@@ -92,10 +92,8 @@ class Experiment:
         scores: dict[str, float] = {}
         for candidate in candidates:
             found = self.find(candidate)
-            if found.state == "not run":
+            if found.state != "done" or found.record is None:
                 return None
-            _require_mixable(self.results, candidate, found)
-            assert found.record is not None
             if found.record["val"] is not None:
                 scores[candidate.variant] = found.record["val"]["score"]
         if not scores:
@@ -119,13 +117,16 @@ class Experiment:
         return replace(made, feature_cache=str(self.output / "features"), output=None)
 
     def identity(self, cell: Cell) -> dict[str, Any] | None:
-        """Collect a cell's settings; None where it waits for a choice, or its material is not there yet."""
+        """Collect a cell's settings; None where it waits for a choice, or data or weights are not there."""
         if not self.material.ready(cell.llm):
             return None
         winner = self.winner(cell)
         if winner is None:
             return None
-        return cell_identity(self.grid, self.recipe(winner), self.material.llm_digest(cell.llm))
+        try:
+            return cell_identity(self.grid, self.recipe(winner), self.material.llm_digest(cell.llm))
+        except (ImportError, FileNotFoundError):
+            return None
 
     def find(self, cell: Cell) -> Found:
         """Say what there is for a cell."""
@@ -190,7 +191,12 @@ def run_grid(
         with _alone(experiment.folder(cell)) as alone:
             if not alone or experiment.find(cell).state == "done":
                 continue
-            _run_one(experiment, cell, keep_weights, progress)
+            try:
+                _run_one(experiment, cell, keep_weights, progress)
+            except ImportError as error:  # what another LLM is made of, say; the other cells can do without
+                logger.warning("cell %s cannot run here: %s", cell.name, error)
+                waiting.remove(cell)
+                continue
             ran.append(cell)
         write_reports(experiment)
     write_reports(experiment)
@@ -199,15 +205,16 @@ def run_grid(
 
 def _run_one(experiment: Experiment, cell: Cell, keep_weights: bool, progress: bool) -> None:
     winner = experiment.winner(cell)
-    identity = experiment.identity(cell)
-    assert winner is not None and identity is not None  # it is ready
+    assert winner is not None  # it is ready
+    recipe = experiment.recipe(winner)
+    identity = cell_identity(experiment.grid, recipe, experiment.material.llm_digest(cell.llm))
     done = len([one for one in experiment.cells() if experiment.results.read(one)])
     chosen = "" if winner.variant == cell.variant else f" ({winner.variant}, the best on val)"
     logger.info("cell %s%s: %d of %d are done", cell.name, chosen, done, len(experiment.cells()))
     folder = experiment.folder(cell)
     record = run_cell(
         cell,
-        experiment.recipe(winner),
+        recipe,
         experiment.grid.evaluation,
         identity,
         folder,

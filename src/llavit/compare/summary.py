@@ -118,6 +118,7 @@ def summarise(experiment: Experiment) -> Summary:
     not_run: list[tuple[str, str]] = []
     failed: list[tuple[str, str]] = []
     used: list[Record] = []
+    unchecked = 0
     for cell in experiment.cells():
         found = experiment.find(cell)
         if found.state != "done" or found.record is None:
@@ -125,13 +126,14 @@ def summarise(experiment: Experiment) -> Summary:
             not_run.append((cell.name, why))
             continue
         used.append(found.record)
+        unchecked += not found.checked
         if found.record.get("failed"):
             failed.append((cell.name, found.record["failed"]))
         elif cell.test:
             grouped.setdefault((cell.llm, cell.size, cell.variant), {})[cell.seed] = found.record
     lines = [Line(variant, llm, size, records) for (llm, size, variant), records in grouped.items()]
     _require_same_samples(lines)
-    summary = Summary(lines, [], not_run, failed, _notes(experiment, used))
+    summary = Summary(lines, [], not_run, failed, _notes(experiment, used, unchecked))
     for line in lines:
         for name in experiment.grid.baselines:
             other = summary.line(name, line.llm, line.size)
@@ -216,7 +218,7 @@ def _require_same_samples(lines: Iterable[Line]) -> None:
                 )
 
 
-def _notes(experiment: Experiment, used: Sequence[Record]) -> list[str]:
+def _notes(experiment: Experiment, used: Sequence[Record], unchecked: int) -> list[str]:
     """Say what was asked and what the results were made with; every difference between cells is named."""
     evaluation = experiment.grid.evaluation
     limit = f", the first {evaluation.limit} questions of each task" if evaluation.limit else ""
@@ -228,6 +230,11 @@ def _notes(experiment: Experiment, used: Sequence[Record]) -> list[str]:
         "All variants of a seed see the same samples in the same order, and start from the same weights where they "
         "share them.",
     ]
+    if unchecked:
+        said.append(
+            f"UNCHECKED: the settings of {unchecked} cells could not be compared with the grid, as data or weights are "
+            "not there."
+        )
     for what, where in (
         ("code", lambda r: f"{r['code']} (revision {r['environment'].get('git revision')})"),
         ("torch", lambda r: r["environment"].get("torch")),

@@ -124,7 +124,7 @@ def starter_llm(cache_dir: Path | None = None, *, verify: bool = False) -> Path:
         >>> llm = AutoModelForCausalLM.from_pretrained(starter_llm())
         >>> tokenizer = AutoTokenizer.from_pretrained(starter_llm())
     """
-    return _folder_of(LLM, _convert_llm, cache_dir, verify)
+    return converted_folder(LLM, _convert_llm, cache_dir, verify)
 
 
 def starter_tower(cache_dir: Path | None = None, *, verify: bool = False) -> Path:
@@ -143,15 +143,33 @@ def starter_tower(cache_dir: Path | None = None, *, verify: bool = False) -> Pat
         >>> tower = AutoModel.from_pretrained(starter_tower())
         >>> image_processor = AutoImageProcessor.from_pretrained(starter_tower(), backend="pil")
     """
-    return _folder_of(TOWER, _convert_tower, cache_dir, verify)
+    return converted_folder(TOWER, _convert_tower, cache_dir, verify)
 
 
-def _folder_of(source: Source, convert: Convert, cache_dir: Path | None, verify: bool) -> Path:
-    """Give the source's folder in the cache; `convert(source file, folder)` makes it if it isn't there."""
+def converted_folder(
+    source: Source,
+    convert: Convert,
+    cache_dir: Path | None,
+    verify: bool,
+    find: Callable[[Source], Path] | None = None,
+) -> Path:
+    """Give the source's folder in the cache; `convert(source file, folder)` makes it if it isn't there.
+
+    Args:
+        source: what it is made of.
+        convert: makes it.
+        cache_dir: see `starter_llm`.
+        verify: see `starter_llm`.
+        find: gives the source's file; looks into its package if None.
+
+    Raises:
+        ImportError: see `starter_llm`.
+        ValueError: see `starter_llm`.
+    """
     root = default_cache_dir() if cache_dir is None else Path(cache_dir)
     folder = root / source.folder
     if not folder.is_dir():
-        path = _source_file(source)
+        path = (find or _source_file)(source)
         root.mkdir(parents=True, exist_ok=True)
         from filelock import FileLock
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,11 @@ def prepare_features(
     try:
         for part in parts:
             part.to(device)
-        with progress_bar("features of the images") as show:
+        alone = state.num_processes == 1
+        with (
+            _one_run_at_a_time(cache) if alone else nullcontext(),
+            progress_bar("features of the images") as show,
+        ):
             computed = cache.add(images(), encode, batch_size=BATCH)
     finally:
         for part in parts:
@@ -92,3 +97,15 @@ def prepare_features(
         soft_wrap=True,
     )
     return cache
+
+
+@contextmanager
+def _one_run_at_a_time(cache: FeatureCache) -> Iterator[None]:
+    """Let runs that fill the same cache at the same time wait for each other, and not compute the same twice."""
+    from filelock import FileLock
+
+    with FileLock(cache.folder / ".lock"):
+        known = {part for part, _ in cache.rows.values()}
+        if any(path.name not in known for path in cache.folder.glob("part-*.bin")):
+            cache.refresh()
+        yield

