@@ -13,8 +13,11 @@ from llavit.evaluate.table import NAMES
 if TYPE_CHECKING:
     from llavit.compare.run import Experiment
 
-_COLOURS = ("#3b7dd8", "#e07b39", "#3c9d5d", "#a05cc0", "#c0392b", "#7f7f7f", "#b8860b", "#17a2b8")
-_COLOURS += ("#1f3a68", "#f2b27a", "#8fd3a4", "#d6b3e6", "#f19c93", "#222222", "#e6cf7a", "#0b5563")
+_COLOURS = (
+    *("#3b7dd8", "#e07b39", "#3c9d5d", "#a05cc0", "#c0392b", "#7f7f7f", "#b8860b", "#17a2b8"),
+    *("#1f3a68", "#f2b27a", "#8fd3a4", "#d6b3e6", "#f19c93", "#222222", "#e6cf7a", "#0b5563"),
+)
+"""One for each variant; light and dark ones of the same hue come last."""
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
