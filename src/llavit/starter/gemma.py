@@ -89,7 +89,7 @@ def _convert(source: Path, out: Path) -> None:
             return reader.fields[key].contents()
 
         tokens: list[str] = meta("tokenizer.ggml.tokens")
-        ids = {
+        ids: dict[str, Any] = {
             f"{name}_token_id": tokens.index(token) for name, token in (("bos", "<bos>"), ("pad", "<pad>"))
         }
         ids["eos_token_id"] = tokens.index("<end_of_turn>")  # what ends an answer; <eos> ends a text
