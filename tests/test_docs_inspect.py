@@ -11,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from llavit.cli import app
+from llavit.inspect.naming import percent
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "inspect.md").read_text(encoding="utf-8")
@@ -104,3 +105,14 @@ def test_the_sentences_on_a_sliding_window_are_those_that_are_said():
     assert quoted
     for piece in quoted[1].split(" [...] "):
         assert piece in said
+
+
+def test_the_shares_are_those_of_the_result_files():
+    section, rows = SECTIONS["Vocabulary lens"], {}
+    for model in ("llava", "llavit"):
+        facts = json.loads((DOCS / f"inspect/naming-{model}.json").read_text())
+        rows[model] = {row["view"]: row for row in facts["by_view"]["k=5"]}
+        assert f"{len(facts['pictures'])} pictures" in section
+    for view in rows["llava"]:
+        cells = [percent(rows[model][view][key]) for model in rows for key in ("patch", "patch_chance")]
+        assert f"| {view} | {' | '.join(cells)} |" in section, view
