@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from llavit.inspect.running import around_attention, uncompiled
+from llavit.inspect.running import around_attention
 from llavit.inspect.weights import chosen_layers
 from llavit.model.compat import given_cache, output_cache
 from llavit.model.documents import IMPLEMENTATION
+from llavit.model.encoding import uncompiled
 from llavit.model.families import FAMILIES, Family
 from llavit.model.routing import RoutedLinear
 

@@ -21,7 +21,8 @@ import torch
 from llavit.inspect.mask_page import drawing, mask_figure, mask_html
 from llavit.inspect.mask_words import describe, verdict
 from llavit.inspect.report import Analysis
-from llavit.inspect.running import around_attention, batch_of, uncompiled
+from llavit.inspect.running import around_attention, batch_of
+from llavit.model.encoding import uncompiled
 from llavit.model.masks import TEXT
 
 _CAUSAL_WITHOUT_MASK = ("sdpa", "documents", "flash")

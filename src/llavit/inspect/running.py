@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from llavit.model.encoding import uncompiled
+
 
 def batch_of(model: Any, *inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Make a batch of conversations of equal length, on the model's device.
@@ -93,21 +95,6 @@ def hidden_states(
         for hook in hooks:
             hook.remove()
     return read[0], [written[number] for number in chosen]
-
-
-@contextmanager
-def uncompiled(model: Any) -> Iterator[None]:
-    """Run layers that were compiled in place as they are written, so that they can be looked into. This model only."""
-    compiled = {
-        module: module._compiled_call_impl for module in model.modules() if module._compiled_call_impl
-    }
-    for module in compiled:
-        module._compiled_call_impl = None
-    try:
-        yield
-    finally:
-        for module, call in compiled.items():
-            module._compiled_call_impl = call
 
 
 Around = Callable[..., Any]

@@ -22,7 +22,8 @@ import torch
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
-from llavit.inspect.running import batch_of, uncompiled
+from llavit.inspect.running import batch_of
+from llavit.model.encoding import uncompiled
 
 PIECE = 1 << 24
 """Weights that are computed at once: 64 MB."""
