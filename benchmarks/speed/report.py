@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.speed.material import ROOT
 from benchmarks.speed.rows import ROWS, Figure, Row
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -62,7 +63,9 @@ def record(
     known = [row.name for row in ROWS]
     ordered = sorted(entries.values(), key=lambda entry: known.index(entry["name"]))
     _write(folder / "latest.json", json.dumps(ordered, indent=1) + "\n")
-    _write(folder / "latest-details.json", json.dumps(details, indent=1) + "\n")
+    # What a side that failed had to say names files: by their places in the repository.
+    told = json.dumps(details, indent=1).replace(f"{ROOT}/", "")
+    _write(folder / "latest-details.json", told + "\n")
     return fresh
 
 
