@@ -40,7 +40,7 @@ class Knockouts(Analysis):
 
     Attributes:
         names: of the k knock-outs, the last of them `NO_IMAGE`.
-        families: of the tasks, and "mean" (over families, if there are several) as the last.
+        families: of the tasks, and "mean" (over families but anchors, if there are several) as the last.
         items: how many questions each has.
         score_f3: (f, 3) of the whole model, 0 to 1.
         loss_kf3: (k, f, 3) how much lower the score is; NaN where a knock-out does not apply.
@@ -256,7 +256,8 @@ def _result(
     members = {family: [key for key in tasks if tasks[key]["family"] == family] for family in families}
     cuts = [(family, dict.fromkeys(members[family], 1.0)) for family in families]
     if len(families) > 1:
-        cuts.append(("mean", {key: 1 / len(keys) for keys in members.values() for key in keys}))
+        judged = [members[family] for family in families if family != "anchor"]  # as the evaluation's mean
+        cuts.append(("mean", {key: 1 / len(keys) for keys in judged for key in keys}))
 
     def of(condition: str, keys: Mapping[str, float]) -> dict[str, Sequence[float]]:
         return {key: tasks[key]["runs"][condition]["points"] for key in keys}
