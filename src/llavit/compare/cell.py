@@ -60,10 +60,11 @@ def run_cell(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _clock(folder / CLOCK) as clock:
+        codes = begun_by(folder)
         record: dict[str, Any] = {
             "cell": {"variant": cell.variant, "llm": cell.llm, "size": cell.size, "seed": cell.seed},
             "identity": identity,
-            "code": code_fingerprint(),
+            "code": "+".join(codes),
             "environment": environment(),
             "computed_in": str(resolve_dtype(recipe.dtype)[0]).removeprefix("torch."),
             "recipe": {key: value for key, value in to_plain(recipe).items() if key != "output"},
@@ -90,6 +91,12 @@ def run_cell(
         "peak_memory_gib": round(clock["peak"] / 2**30, 2),
     }
     return record
+
+
+def begun_by(folder: Path) -> list[str]:
+    """List the fingerprints of the code that has worked on a cell, in their order; none where nothing has begun."""
+    path = folder / CLOCK
+    return json.loads(path.read_text(encoding="utf-8")).get("codes", []) if path.exists() else []
 
 
 def clear_weights(folder: Path) -> None:
@@ -159,10 +166,14 @@ def _losses(recipe: Recipe, folder: Path) -> dict[str, list[float]]:
 
 
 @contextmanager
-def _clock(path: Path) -> Iterator[dict[str, float]]:
+def _clock(path: Path) -> Iterator[dict[str, Any]]:
     """Add up wall-clock seconds and the peak of memory over the runs that a cell takes."""
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"seconds": 0.0, "peak": 0}
-    clock = dict(before)
+    before: dict[str, Any] = {"seconds": 0.0, "peak": 0}
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+    codes = dict.fromkeys((*before.get("codes", ()), code_fingerprint()))
+    clock = {**before, "codes": list(codes)}
+    write_text(path, json.dumps(clock))  # now: a run that is killed has taken part too
     start = time.monotonic()
     try:
         with peak_memory() as peak:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llavit.compare.cell import clear_weights, run_cell
+from llavit.compare.cell import begun_by, clear_weights, run_cell
 from llavit.compare.cells import Cell, candidates_of, cells_of, chosen_cells
 from llavit.compare.grid import Grid
 from llavit.compare.identity import cell_identity, code_fingerprint
@@ -191,6 +191,7 @@ def run_grid(
         with _alone(experiment.folder(cell)) as alone:
             if not alone or experiment.find(cell).state == "done":
                 continue
+            _require_same_code(experiment, cell)
             try:
                 _run_one(experiment, cell, keep_weights, progress)
             except ImportError as error:  # what another LLM is made of, say; the other cells can do without
@@ -260,6 +261,15 @@ def _fits(experiment: Experiment, cell: Cell, left: float, first: bool) -> bool:
     from llavit.compare.progress import estimate_seconds
 
     return left > 0 and (first or (estimate_seconds(experiment, cell) or 0.0) <= left)
+
+
+def _require_same_code(experiment: Experiment, cell: Cell) -> None:
+    others = [code for code in begun_by(experiment.folder(cell)) if code != code_fingerprint()]
+    if others and not experiment.accept_code:
+        raise ValueError(
+            f"cell {cell.name} was begun by other code: {', '.join(others)} there, {code_fingerprint()} here. Say "
+            f"--accept-code to go on with it (its result then names both), or delete {experiment.folder(cell)}"
+        )
 
 
 def _require_mixable(results: Results, cell: Cell, found: Found) -> None:

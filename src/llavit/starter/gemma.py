@@ -160,6 +160,10 @@ def _write_tokenizer(tokens: list[str], scores: list[float], kinds: list[int], o
     )
     special = [token for token, kind in zip(tokens, kinds, strict=True) if kind == 3]
     backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
+    whole = [
+        token for token, kind in zip(tokens, kinds, strict=True) if kind == 4
+    ]  # runs of spaces and the like
+    backend.add_tokens([AddedToken(token, normalized=False) for token in whole])
     backend.post_processor = processors.TemplateProcessing(
         single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", vocabulary["<bos>"])]
     )
