@@ -1,30 +1,43 @@
 """The paired test: textbook values, and intervals that cover what they should."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
 
-from llavit.compare.paired import difference, over_seeds, t_cdf, t_quantile, task_weights
+from llavit.compare import Experiment, load_grid, run_grid
+from llavit.compare.paired import difference, over_seeds, task_weights
 
 
 @pytest.mark.parametrize(
-    ("share", "freedom", "value"),
-    [  # from printed tables of Student's t
-        (0.975, 1, 12.706),
-        (0.975, 2, 4.303),
-        (0.95, 2, 2.920),
-        (0.975, 4, 2.776),
-        (0.975, 9, 2.262),
-        (0.995, 5, 4.032),
-        (0.975, 120, 1.980),
-        (0.975, math.inf, 1.960),
-    ],
+    ("seeds", "quantile"),
+    [(2, 12.706), (3, 4.303), (5, 2.776), (10, 2.262), (121, 1.980)],  # printed tables, of 0.975
 )
-def test_students_t_is_that_of_printed_tables(share, freedom, value):
-    assert t_quantile(share, freedom) == pytest.approx(value, abs=6e-4)
-    assert t_cdf(value, freedom) == pytest.approx(share, abs=1e-4)
-    assert t_cdf(-value, freedom) == pytest.approx(1 - share, abs=1e-4)
+def test_the_interval_over_seeds_takes_students_t_of_printed_tables(seeds, quantile):
+    scores = np.random.default_rng(seeds).normal(size=seeds)
+    found = over_seeds(list(scores))
+    error = scores.std(ddof=1) / math.sqrt(seeds)
+    assert (found.high - found.mean) / error == pytest.approx(quantile, abs=6e-4)
+    assert (found.mean - found.low) / error == pytest.approx(quantile, abs=6e-4)
+
+
+@pytest.mark.parametrize(("gap", "p"), [(4.303, 0.05), (2.920, 0.10), (9.925, 0.01)])
+def test_p_is_that_of_printed_tables(gap, p):
+    """Three seeds that differ, questions that do not: two degrees of freedom, a standard error of one."""
+    gaps = [gap - math.sqrt(3), gap, gap + math.sqrt(3)]
+    found = difference([{"t": [value] * 2} for value in gaps], [{"t": [0.0] * 2}] * 3, {"t": "general"})
+    assert found.p == pytest.approx(p, abs=1e-4)
+
+
+def test_without_scipy_the_extra_is_named_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(ImportError, match=r"pip install 'llavit\[compare\]'"):
+        over_seeds([0.1, 0.2])
+    with pytest.raises(ImportError, match=r"pip install 'llavit\[compare\]'"):
+        run_grid(Experiment.at(load_grid("tiny"), tmp_path / "work"))
+    assert not (tmp_path / "work").exists()
 
 
 def test_with_one_seed_and_one_task_it_is_the_paired_t_test_over_questions_with_a_normal_quantile():

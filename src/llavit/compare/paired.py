@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +55,7 @@ def difference(ours: Sequence[Points], theirs: Sequence[Points], families: Mappi
 
     Raises:
         ValueError: other seeds, tasks or units on one side, or no task.
+        ImportError: SciPy is not installed.
 
     Example:
         >>> ours, theirs = [{"t": [1.0, 1.0, 0.0, 1.0]}], [{"t": [1.0, 0.0, 0.0, 0.0]}]
@@ -84,14 +86,16 @@ def difference(ours: Sequence[Points], theirs: Sequence[Points], families: Mappi
     if variance == 0.0:
         return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0, len(rows))
     freedom = variance**2 / (of_seeds**2 / (len(rows) - 1)) if of_seeds else math.inf
-    error = math.sqrt(variance)
-    half = t_quantile(0.5 + LEVEL / 2, freedom) * error
-    p = 2 * (1 - t_cdf(abs(mean) / error, freedom))
-    return Difference(mean, mean - half, mean + half, min(1.0, max(0.0, p)), len(rows))
+    error, law = math.sqrt(variance), _students_t(freedom)
+    half = float(law.ppf(0.5 + LEVEL / 2)) * error
+    return Difference(mean, mean - half, mean + half, float(2 * law.sf(abs(mean) / error)), len(rows))
 
 
 def over_seeds(scores: Sequence[float]) -> Difference:
     """Give the mean of one variant's scores, with the 95 % interval over seeds (Student's t); NaN for a single seed.
+
+    Raises:
+        ImportError: SciPy is not installed.
 
     Example:
         >>> found = over_seeds([0.4, 0.5, 0.6])
@@ -101,9 +105,8 @@ def over_seeds(scores: Sequence[float]) -> Difference:
     mean = float(np.mean(scores))
     if len(scores) < 2:
         return Difference(mean, math.nan, math.nan, math.nan, len(scores))
-    half = (
-        t_quantile(0.5 + LEVEL / 2, len(scores) - 1) * float(np.std(scores, ddof=1)) / math.sqrt(len(scores))
-    )
+    error = float(np.std(scores, ddof=1)) / math.sqrt(len(scores))
+    half = float(_students_t(len(scores) - 1).ppf(0.5 + LEVEL / 2)) * error
     return Difference(mean, mean - half, mean + half, math.nan, len(scores))
 
 
@@ -123,38 +126,20 @@ def task_weights(families: Mapping[str, str]) -> dict[str, float]:
     return {task: 1 / len(members) / members[family] for task, family in families.items()}
 
 
-def t_cdf(value: float, freedom: float) -> float:
-    """Give the distribution function of Student's t, by integrating its density (Simpson's rule).
-
-    Example:
-        >>> round(t_cdf(4.3027, 2), 4), round(t_cdf(1.96, float("inf")), 4)
-        (0.975, 0.975)
-    """
-    if math.isinf(freedom) or freedom > 1e6:
-        return 0.5 * (1 + math.erf(value / math.sqrt(2)))
-    # With x = sqrt(f) tan(a) the density becomes cos(a)^(f - 1), smooth on a finite interval.
-    angle = math.atan(value / math.sqrt(freedom))
-    angles = np.linspace(0.0, angle, 4001)
-    heights = np.cos(angles) ** (freedom - 1)
-    area = (
-        angle / 4000 / 3 * (heights[0] + heights[-1] + 4 * heights[1:-1:2].sum() + 2 * heights[2:-1:2].sum())
-    )
-    log_scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(math.pi)
-    return 0.5 + math.exp(log_scale) * float(area)
+def require_scipy() -> None:
+    """Raise an ImportError that names the extra, if SciPy is not installed."""
+    try:
+        import scipy.stats  # noqa: F401
+    except ImportError as error:
+        raise ImportError("intervals of a comparison need SciPy: pip install 'llavit[compare]'") from error
 
 
-def t_quantile(share: float, freedom: float) -> float:
-    """Give the value below which a share of Student's t lies.
+def _students_t(freedom: float) -> Any:
+    """Give Student's t; with infinitely many degrees of freedom it is the normal distribution."""
+    require_scipy()
+    from scipy import stats
 
-    Example:
-        >>> round(t_quantile(0.975, 2), 3), round(t_quantile(0.975, 30), 3)
-        (4.303, 2.042)
-    """
-    low, high = -1e4, 1e4
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_cdf(middle, freedom) < share else (low, middle)
-    return (low + high) / 2
+    return stats.t(freedom)
 
 
 def _units(task: str, side: Sequence[Points]) -> np.ndarray:

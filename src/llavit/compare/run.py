@@ -17,6 +17,7 @@ from llavit.compare.cells import Cell, candidates_of, cells_of, chosen_cells
 from llavit.compare.grid import Grid
 from llavit.compare.identity import cell_identity, code_fingerprint
 from llavit.compare.material import Material
+from llavit.compare.paired import require_scipy
 from llavit.compare.results import Found, Results
 from llavit.compare.variants import cell_recipe
 from llavit.train.recipe import Recipe
@@ -166,10 +167,12 @@ def run_grid(
 
     Raises:
         ValueError: a result was made with other settings or by other code; says what differs and what to do.
+        ImportError: a package of the reports is not installed.
         Stopped: SIGTERM arrived; the cell under way has saved its checkpoint.
     """
     from llavit.compare.report import write_reports
 
+    require_scipy()  # before hours of training, not after
     started = time.monotonic()
     ran: list[Cell] = []
     shared = _take_own_device()
