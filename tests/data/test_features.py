@@ -49,6 +49,20 @@ def test_the_key_changes_with_each_weight_and_each_setting():
     assert before != cache_key(tower, {"layers": [1]})
 
 
+def test_a_tower_saved_as_bfloat16_computes_it_has_the_key_of_the_one_it_came_from():
+    whole, saved = (torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3)) for _ in range(2))
+    saved.load_state_dict(whole.state_dict())
+    saved[0].weight.data = saved[0].weight.data.bfloat16().float()
+    assert not torch.equal(saved[0].weight, whole[0].weight)
+    keys = [cache_key(one, {}, computed_in=torch.bfloat16) for one in (whole, saved)]
+    assert keys[0] == keys[1]
+    assert cache_key(whole, {}) != cache_key(saved, {})  # float32 does see the difference
+    assert cache_key(whole, {}) != keys[0]
+    with torch.no_grad():
+        saved[1].weight[0] += 1e-4  # no matrix: computed as it is
+    assert cache_key(saved, {}, computed_in=torch.bfloat16) != keys[0]
+
+
 def test_a_changed_image_file_has_no_features(tmp_path):
     path = tmp_path / "a.png"
     pictures(7)[0].save(path)

@@ -1,8 +1,11 @@
 """Training from cached features, packed rows and plain captions."""
 
 import pytest
+import torch
 
 from llavit import LlavitModel
+from llavit.train.lora import hold_frozen
+from llavit.train.parts import freeze
 from llavit.train.progress import read_step_log
 from llavit.train.run import train
 
@@ -39,6 +42,32 @@ def test_a_second_run_computes_no_features_and_has_the_same_losses(tiny, plain, 
 
     monkeypatch.setattr(LlavitModel, "encode_images", encode_images)
     assert losses(train(recipe, output=tmp_path / "second", progress=False)) == first
+
+
+def test_both_stages_share_features_though_the_first_saves_a_rounded_tower(tiny, tmp_path):
+    recipe = tiny.recipe(
+        *("dtype=bfloat16", "stages.0.frozen_dtype=bfloat16", "stages.0.steps=1", "stages.1.steps=1"),
+        f"feature_cache={tmp_path / 'features'}",
+    )
+    train(recipe, output=tmp_path / "out", progress=False)
+    (key,) = (tmp_path / "features").iterdir()
+    assert len(list(key.glob("*.bin"))) == 1  # the second stage computed nothing
+
+
+@torch.no_grad()
+def test_a_tower_held_in_bfloat16_gives_the_same_features_to_the_bit(tiny):
+    model, pixels = tiny.build().model, torch.rand(2, 3, 16, 16)
+    freeze(model, {"projector": 1e-3, "visual_qkv": 1e-3})
+    found = []
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(model.model.encode_images(pixels))
+        hold_frozen(model, torch.bfloat16, computes_in=torch.bfloat16)
+    for parameter in model.parameters():  # as the next stage loads it
+        parameter.data = parameter.data.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        found.append(model.model.encode_images(pixels))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
 def test_a_tower_that_trains_sees_pixels(tiny, tmp_path):

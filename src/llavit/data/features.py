@@ -48,22 +48,33 @@ def image_digest(image: Any) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
-def cache_key(tower: torch.nn.Module, settings: Mapping[str, Any]) -> dict[str, Any]:
+def cache_key(
+    tower: torch.nn.Module, settings: Mapping[str, Any], *, computed_in: torch.dtype = torch.float32
+) -> dict[str, Any]:
     """Say all that features depend on beside the image.
 
     Args:
-        tower: its weights are hashed.
+        tower: its weights are hashed, as the computation takes them: a run under autocast rounds the matrices of
+            linear layers and convolutions to its dtype, so a tower that was saved with these rounded has the key of
+            the one it came from, and the same features to the bit.
         settings: preprocessing, layers and so on; plain values.
+        computed_in: dtype of the run.
 
     Example:
         >>> sorted(cache_key(torch.nn.Linear(1, 1), {"layers": [4, 8]}))
-        ['layers', 'tower']
+        ['computed in', 'layers', 'tower']
     """
+    rounded = {
+        f"{name}.weight".removeprefix(".")
+        for name, module in tower.named_modules()
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
+    }
     weights = hashlib.sha256()
     for name, tensor in sorted(tower.state_dict().items()):
+        taken = tensor.detach().to(computed_in) if name in rounded else tensor.detach()
         weights.update(name.encode())
-        weights.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return {**settings, "tower": weights.hexdigest()}
+        weights.update(taken.float().cpu().contiguous().numpy().tobytes())
+    return {**settings, "computed in": str(computed_in), "tower": weights.hexdigest()}
 
 
 class FeatureCache:

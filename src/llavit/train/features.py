@@ -54,8 +54,8 @@ def prepare_features(
                 "preprocessing": json.loads(processor.image_processor.to_json_string()),
                 "vision_feature_layer": layers if isinstance(layers, int) else list(layers),
                 "vision_feature_select_strategy": config.vision_feature_select_strategy,
-                "computed in": str(dtype),
             },
+            computed_in=dtype,
         ),
     )
     mine = range(state.process_index, len(reader), state.num_processes)
