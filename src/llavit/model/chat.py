@@ -34,7 +34,7 @@ _FLATTEN = """{%- set flat = namespace(messages=[], text='', leading=true) -%}
 {%- set flat.messages = flat.messages + [message] -%}
 {%- else -%}
 {%- set flat.text = '' -%}{%- set flat.leading = true -%}
-{%- for part in message['content'] or [] -%}
+{%- for part in message['content'] | default([], true) -%}
 {%- if part['type'] == 'image' -%}
 {%- set flat.text = flat.text + 'IMAGE_TOKEN' -%}
 {%- elif part['type'] == 'text' and part['text'] -%}
