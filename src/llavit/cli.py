@@ -21,6 +21,7 @@ from llavit.cli_compare import compare
 from llavit.cli_data import data_app
 from llavit.cli_errors import reports_errors as _reports_errors
 from llavit.cli_errors import show_traceback
+from llavit.cli_estimate import estimate
 from llavit.cli_eval import eval_, table
 from llavit.cli_export import export
 from llavit.cli_inspect import inspect_app
@@ -40,6 +41,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(inspect_app, name="inspect")
 app.command()(compare)
+app.command()(estimate)
 app.command("eval")(eval_)
 app.command()(table)
 app.command()(export)
@@ -126,54 +128,6 @@ def recipes() -> None:
     for recipe in shipped:
         typer.echo(f"{recipe.name:<{width}}  {recipe.about}")
     typer.echo(f"They are files in {RECIPES}: copy one, or write your own with `extends: NAME`.", err=True)
-
-
-@app.command()
-@_reports_errors
-def estimate(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or a name that `llavit recipes` lists.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value. Repeatable.")
-    ] = None,
-    gpus: Annotated[int, typer.Option(min=1, help="Number of devices.")] = 1,
-    memory: Annotated[float, typer.Option(help="Memory of each, in GB.")] = 80,
-    tflops: Annotated[
-        float | None, typer.Option(help="Peak of each, in TFLOP/s; 312 (A100) if the recipe says none.")
-    ] = None,
-    utilisation: Annotated[float, typer.Option(help="Share of the peak that is reached.")] = 0.4,
-    length: Annotated[
-        int | None,
-        typer.Option(help="Tokens of a row, for memory; the longest that a stage allows if not given."),
-    ] = None,
-    text_tokens: Annotated[int | None, typer.Option(help="Words of a usual sample, for the time.")] = None,
-    config_dir: Annotated[
-        Path | None, typer.Option(help="Folder with ORG/NAME/config.json of models, for work offline.")
-    ] = None,
-) -> None:
-    """Say what a recipe takes: parameters, memory, operations, time. Downloads no weights."""
-    from rich.console import Console
-
-    from llavit.progress import quiet_transformers
-    from llavit.train.estimate import estimate as run
-    from llavit.train.estimate import estimate_table
-    from llavit.train.recipe import load_recipe
-
-    made = load_recipe(recipe, set_ or [])
-    with quiet_transformers():
-        stages = run(made, gpus=gpus, length=length, text_tokens=text_tokens, config_dir=config_dir)
-    peak = tflops or made.peak_tflops or 312.0
-    Console().print(
-        estimate_table(made, stages, gpus=gpus, memory=memory, tflops=peak, utilisation=utilisation)
-    )
-    typer.echo(
-        f"Time: {100 * utilisation:g} % of {peak:g} TFLOP/s on each device. Peaks are what tensors take; allow a few "
-        "GB for fragmentation and the GPU's own context."
-    )
-    if any(stage.peak > memory * 1e9 for stage in stages):
-        typer.echo(
-            "Does not fit: try a smaller micro_batch_size, gradient_checkpointing, --length as long as your rows are, "
-            "frozen_dtype: bfloat16, lora, or parallel: fsdp2 on more devices."
-        )
 
 
 @app.command()

@@ -20,3 +20,12 @@ class Compile(StrEnum):
     never = "never"
     auto = "auto"
     always = "always"
+
+
+class ServedDtype(StrEnum):
+    """What a served model's weights may be held in; the types of `llavit.sizing.serving_size`."""
+
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+    int8 = "int8"

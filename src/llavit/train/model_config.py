@@ -15,6 +15,7 @@ from llavit.model.configuration import LlavitConfig
 from llavit.train.recipe import ModelSpec
 
 KNOWN = Path(__file__).parent / "known_models.json"
+_KINDS = ("llavit", "llava")
 
 
 def model_config(spec: ModelSpec, config_dir: str | Path | None = None) -> LlavitConfig:
@@ -33,7 +34,13 @@ def model_config(spec: ModelSpec, config_dir: str | Path | None = None) -> Llavi
         (32, 576)
     """
     if spec.checkpoint is not None:
-        return LlavitConfig.from_dict(_read(spec.checkpoint, config_dir) | {"model_type": "llavit"})
+        values = _read(spec.checkpoint, config_dir)
+        if values.get("model_type") not in _KINDS:
+            raise ValueError(
+                f"{spec.checkpoint}: expected a model of type {' or '.join(_KINDS)}, got {values.get('model_type')!r}; "
+                "an LLM becomes one in a recipe, beside a vision tower"
+            )
+        return LlavitConfig.from_dict(values | {"model_type": "llavit"})
     assert spec.vision is not None and spec.llm is not None  # ModelSpec checked
     vision, llm = _part(spec.vision, config_dir), _part(spec.llm, config_dir).get_text_config()
     vision = getattr(vision, "vision_config", vision)
