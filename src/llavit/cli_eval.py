@@ -38,7 +38,10 @@ class EditionName(StrEnum):
 
 @reports_errors
 def eval_(
-    model: Annotated[str, typer.Argument(help="A model's folder, or its id on the hub.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="A model's folder, its id on the hub, or a server's address: http://HOST:PORT/v1."),
+    ],
     tasks: Annotated[str, typer.Option(help="all, or names and families separated by commas.")] = "all",
     bench: Annotated[
         Path, typer.Option(help="Folder of the benchmark; what is asked for and not there is built.")
@@ -63,8 +66,23 @@ def eval_(
         str | None,
         typer.Option(help="Real benchmarks through lmms-eval instead: paper. --output is then a folder."),
     ] = None,
+    served_name: Annotated[
+        str | None, typer.Option(help="Of a server with several models: the name of the one to ask.")
+    ] = None,
+    api_key: Annotated[
+        str, typer.Option(envvar="LLAVIT_API_KEY", show_envvar=True, help="What a server asks for.")
+    ] = "",
 ) -> None:
     """Run the benchmark; the same command again goes on where it stopped."""
+    address = model.startswith(("http://", "https://"))
+    if address:
+        given = {
+            "--mode": mode is not ModeName.generate,
+            "--suite": suite is not None,
+            "--dtype": dtype is not DtypeName.auto,
+        }
+        if unfit := [option for option, is_given in given.items() if is_given]:
+            raise ValueError(f"{unfit[0]} is not for a server: it has its own dtype, and gives text only")
     if suite is not None:
         if mode is not ModeName.generate:
             raise ValueError(
@@ -75,7 +93,7 @@ def eval_(
     from rich.console import Console
 
     with status(f"{model}: starting"):
-        from llavit.evaluate import evaluate
+        from llavit.evaluate import evaluate, evaluate_served
         from llavit.evaluate.terminal import score_table
         from llavit.loading import load_model
 
@@ -85,23 +103,20 @@ def eval_(
         output = _default_output(
             model, "-".join(["eval", *parts, *([f"first-{limit}"] if limit else [])]) + ".json"
         )
-    with quiet_transformers():
-        loaded, processor = load_model(model, dtype=dtype.value, progress=True)
-    wanted = [one for one in baselines.split(",") if one.strip() and one != "none"]
-    with _display() as (progress, finished):
-        result = evaluate(
-            loaded,
-            processor,
-            chosen,
-            mode=mode.value,
-            baselines=[one.strip() for one in wanted],
-            limit=limit,
-            batch_size=batch_size,
-            output=output,
-            name=name,
-            progress=progress,
-            finished=finished,
-        )
+    wanted = [one.strip() for one in baselines.split(",") if one.strip() and one != "none"]
+    options: dict[str, Any] = {"baselines": wanted, "limit": limit, "output": output, "name": name}
+    if address:
+        with _display() as (progress, finished):
+            options |= {"progress": progress, "finished": finished}
+            result = evaluate_served(
+                model, chosen, model=served_name, api_key=api_key, requests=batch_size, **options
+            )
+    else:
+        with quiet_transformers():
+            loaded, processor = load_model(model, dtype=dtype.value, progress=True)
+        with _display() as (progress, finished):
+            options |= {"progress": progress, "finished": finished}
+            result = evaluate(loaded, processor, chosen, mode=mode.value, batch_size=batch_size, **options)
     Console(stderr=True, width=max(110, Console(stderr=True).width)).print(score_table(result))
     typer.echo(output)
 

@@ -11,6 +11,7 @@ from llavit.evaluate.reading import read_letter, read_number, read_yes_no
 from llavit.evaluate.result import read_result
 from llavit.evaluate.run import evaluate
 from llavit.evaluate.score import TaskScore, accuracy, is_right, majority_answers, normalise, scores_by_task
+from llavit.evaluate.served import ServedAsker, evaluate_served
 
 __all__ = [
     "BASELINES",
@@ -19,11 +20,13 @@ __all__ = [
     "BenchTask",
     "Item",
     "Mark",
+    "ServedAsker",
     "TaskScore",
     "accuracy",
     "answer_items",
     "cider_d",
     "evaluate",
+    "evaluate_served",
     "is_right",
     "judge",
     "load_bench",

@@ -74,7 +74,7 @@ class Asker:
             written = self.engine.generate(
                 prompts, max_new_tokens=max_new_tokens, stop=self._ends_line, progress=done
             )
-            return [Answer(_first_line(self._text(ids))) for ids in written]
+            return [Answer(first_line(self._text(ids))) for ids in written]
 
         return self._ask(items, pictures, run, progress)
 
@@ -250,5 +250,11 @@ def _name(image: Any) -> str:
     return image if isinstance(image, str) else image_digest(image)
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
+    """Return the first line that has something in it.
+
+    Example:
+        >>> first_line("\\n red. \\nOr blue.")
+        'red.'
+    """
     return text.strip().split("\n")[0].strip()

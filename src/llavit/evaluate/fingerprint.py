@@ -11,6 +11,9 @@ import torch
 # Where a model was loaded from, by which version and how it computes: not what it is.
 _PASSING = ("_name_or_path", "transformers_version", "_attn_implementation", "attn_implementation")
 
+SERVED = "served as "
+"""Stands before the name of a model that was asked over HTTP, in place of a fingerprint."""
+
 
 def model_fingerprint(model: Any, processor: Any) -> str:
     """Return the sha256 of a model's weights, its configuration, its chat template and its preprocessing.

@@ -25,6 +25,9 @@ CLOSED = 20
 Progress = Callable[[str, int, int], None]
 """Called with (what is being asked, questions done, questions in all)."""
 
+Finished = Callable[[str, dict[str, Any]], None]
+"""Called with the id and the result of each task just done."""
+
 
 def evaluate(
     model: Any,
@@ -38,7 +41,7 @@ def evaluate(
     output: str | Path | None = None,
     name: str | None = None,
     progress: Progress | None = None,
-    finished: Callable[[str, dict[str, Any]], None] | None = None,
+    finished: Finished | None = None,
 ) -> dict[str, Any]:
     """Run tasks and return the result; with `output`, write it after each task, and go on with what lies there.
 
@@ -55,7 +58,7 @@ def evaluate(
         output: the result file. Its finished tasks are not run again; the mean is over all tasks in the file.
         name: of the model in tables; its folder's name if None.
         progress: see `Progress`.
-        finished: called with the id and the result of each task just done.
+        finished: see `Finished`.
 
     Returns:
         the result, as in the file; README.md in this room describes it.
@@ -69,9 +72,7 @@ def evaluate(
         result = evaluate(model, processor, load_bench("runs/bench", "mini-pope"), output="run.json")
         print(result["tasks"]["mini-pope@starter-1"]["score"])
     """
-    _check(tasks, mode, baselines)
-    require([task.metric for task in tasks])
-    chosen = [task if limit is None else task.first(limit) for task in tasks]
+    check(tasks, mode, baselines)
     was_training = model.training
     model.eval()
     source = getattr(model.config, "_name_or_path", "") or ""
@@ -81,74 +82,116 @@ def evaluate(
         "baselines": list(baselines),
         "limit": limit,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "decoding": {
-            "strategy": "greedy",
-            "ends with": ["the end-of-turn token", "a line break behind text"],
-            **(
-                {}
-                if mode == "generate"
-                else {"likelihood": "mean log-probability per token, without end of turn"}
-            ),
-        },
+        "decoding": decoding(mode),
     }
+    try:
+        return run_tasks(
+            Asker(model, processor, batch_size),
+            tasks,
+            settings,
+            _about_model(model, source),
+            batch_size=batch_size,
+            output=output,
+            name=name or Path(source).name or "model",
+            progress=progress,
+            finished=finished,
+        )
+    finally:
+        model.train(was_training)
+
+
+def run_tasks(
+    asker: Any,
+    tasks: Sequence[BenchTask],
+    settings: dict[str, Any],
+    about: dict[str, Any],
+    *,
+    batch_size: int,
+    output: str | Path | None,
+    name: str,
+    progress: Progress | None,
+    finished: Finished | None,
+) -> dict[str, Any]:
+    """Ask all tasks and keep the result: what `evaluate` does with whoever answers.
+
+    Args:
+        asker: answers, as `Asker` does.
+        tasks: which.
+        settings: what a run must share to go on; mode, baselines and limit are taken from here.
+        about: the result's entry about the model.
+        batch_size: as the result states it.
+        output: see `evaluate`.
+        name: of the model in tables.
+        progress: see `Progress`.
+        finished: see `Finished`.
+    """
+    mode, baselines, limit = settings["mode"], settings["baselines"], settings["limit"]
+    chosen = [task if limit is None else task.first(limit) for task in tasks]
     result = _begun(output, settings, chosen) or {
         "format": FORMAT,
-        "name": name or Path(source).name or "model",
+        "name": name,
         "complete": False,
         "settings": settings,
-        "model": _about_model(model, source),
+        "model": about,
         "environment": environment(),
         "batch_size": batch_size,
         "seconds": 0.0,
         "tasks": {},
     }
-    asker = Asker(model, processor, batch_size)
     passes = 1 + sum(baseline != "majority" for baseline in baselines)
     waiting = [task for task in chosen if task.id not in result["tasks"]]
-    total, done = passes * sum(len(task.items) for task in chosen), 0
+    total = passes * sum(len(task.items) for task in chosen)
     done = total - passes * sum(len(task.items) for task in waiting)
-    try:
-        for task in waiting:
+    for task in waiting:
 
-            def count(more: int, what: str = task.name) -> None:
-                nonlocal done
-                done += more
-                if progress:
-                    progress(what, done, total)
+        def count(more: int, what: str = task.name) -> None:
+            nonlocal done
+            done += more
+            if progress:
+                progress(what, done, total)
 
-            count(0)
-            start = time.monotonic()
-            asked, pass_seconds = _ask(asker, task, mode, baselines, count)
-            asker.forget_pictures()
-            seconds = time.monotonic() - start
-            result["tasks"][task.id] = task_result(
-                task,
-                asked,
-                mode=mode
-                if mode == "generate" or possible_answers(task)
-                else "generate (no closed set of answers)",
-                max_new_tokens=task.max_new_tokens,
-                prompt=asker.rendered(task.items[0]),
-                seconds=round(seconds, 2),
-                pass_seconds={key: round(value, 2) for key, value in pass_seconds.items()},
-                items_per_second=round(passes * len(task.items) / seconds, 2),
-            )
-            result["seconds"] = round(result["seconds"] + seconds, 2)
-            _update(result, complete=task is waiting[-1])
-            if output is not None:
-                write_result(result, output)
-            if finished:
-                finished(task.id, result["tasks"][task.id])
-    finally:
-        model.train(was_training)
+        count(0)
+        start = time.monotonic()
+        asked, pass_seconds = _ask(asker, task, mode, baselines, count)
+        asker.forget_pictures()
+        seconds = time.monotonic() - start
+        result["tasks"][task.id] = task_result(
+            task,
+            asked,
+            mode=mode
+            if mode == "generate" or possible_answers(task)
+            else "generate (no closed set of answers)",
+            max_new_tokens=task.max_new_tokens,
+            prompt=asker.rendered(task.items[0]),
+            seconds=round(seconds, 2),
+            pass_seconds={key: round(value, 2) for key, value in pass_seconds.items()},
+            items_per_second=round(passes * len(task.items) / seconds, 2),
+        )
+        result["seconds"] = round(result["seconds"] + seconds, 2)
+        _update(result, complete=task is waiting[-1])
+        if output is not None:
+            write_result(result, output)
+        if finished:
+            finished(task.id, result["tasks"][task.id])
     _update(result, complete=True)
     if output is not None and not waiting:
         write_result(result, output)
     return result
 
 
+def decoding(mode: str) -> dict[str, Any]:
+    """Say how answers come about, for the result's settings."""
+    ends: dict[str, Any] = {
+        "strategy": "greedy",
+        "ends with": ["the end-of-turn token", "a line break behind text"],
+    }
+    if mode != "generate":
+        ends["likelihood"] = "mean log-probability per token, without end of turn"
+    return ends
+
+
 def _ask(
-    asker: Asker, task: BenchTask, mode: Mode, baselines: Sequence[str], count: Callable[[int], None]
+    asker: Any, task: BenchTask, mode: Mode, baselines: Sequence[str], count: Callable[[int], None]
 ) -> tuple[dict[str, Sequence[Answer]], dict[str, float]]:
     """Ask a task's questions with its own pictures, and as the baselines want them."""
     shown: dict[str, list[Picture]] = {"model": ["own"] * len(task.items)}
@@ -190,7 +233,8 @@ def possible_answers(task: BenchTask) -> list[tuple[str, ...]] | None:
     return None
 
 
-def _check(tasks: Sequence[BenchTask], mode: str, baselines: Sequence[str]) -> None:
+def check(tasks: Sequence[BenchTask], mode: str, baselines: Sequence[str]) -> None:
+    """Raise what `evaluate` raises before it begins: unknown modes and baselines, tasks of one id, missing packages."""
     if mode not in get_args(Mode):
         raise ValueError(f"expected a mode out of {list(get_args(Mode))}, got {mode!r}")
     unknown = sorted(set(baselines) - set(BASELINES))
@@ -199,6 +243,7 @@ def _check(tasks: Sequence[BenchTask], mode: str, baselines: Sequence[str]) -> N
     ids = [task.id for task in tasks]
     if not ids or len(set(ids)) != len(ids):
         raise ValueError(f"expected tasks of different ids, got {ids}")
+    require([task.metric for task in tasks])
 
 
 def _begun(

@@ -115,14 +115,14 @@ class Completions:
                 code="model_not_found",
             )
         limit = self.settings.max_new_tokens
-        name = "max_completion_tokens" if asked.max_completion_tokens else "max_tokens"
-        if (getattr(asked, name) or 1) > limit:
-            raise ApiError(
-                400,
-                f"{name}: expected at most {limit}, the limit of this server (--max-new-tokens)",
-                param=name,
-                code="invalid_value",
-            )
+        for name in ("max_completion_tokens", "max_tokens", "min_tokens"):
+            if (getattr(asked, name) or 0) > limit:
+                raise ApiError(
+                    400,
+                    f"{name}: expected at most {limit}, the limit of this server (--max-new-tokens)",
+                    param=name,
+                    code="invalid_value",
+                )
         self._check_texts(asked)
         return asked
 
@@ -352,6 +352,7 @@ def sampling(asked: ChatRequest, most: int) -> Sampling:
     stop = asked.stop or ()
     return Sampling(
         max_new_tokens=asked.max_completion_tokens or asked.max_tokens or most,
+        min_new_tokens=asked.min_tokens or 0,
         do_sample=draws,
         temperature=temperature if draws else 1.0,
         top_k=asked.top_k,

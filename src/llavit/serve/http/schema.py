@@ -89,13 +89,15 @@ class ResponseFormat(_Strict):
 class ChatRequest(_Strict):
     """A question about images and text, or a conversation, as OpenAI's chat completions.
 
-    Extensions: `top_k`, `min_p`, `repetition_penalty`, with the meaning they have in transformers.
+    Extensions: `top_k`, `min_p`, `repetition_penalty`, with the meaning they have in transformers; `min_tokens`, as
+    vLLM's.
     """
 
     model: str = Field(max_length=1024)
     messages: list[Message] = Field(min_length=1, max_length=LONGEST_CONVERSATION)
     max_completion_tokens: int | None = Field(None, ge=1, description="most tokens of the answer")
     max_tokens: int | None = Field(None, ge=1, description="the older name of max_completion_tokens")
+    min_tokens: int | None = Field(None, ge=0, description="no end-of-turn token before so many tokens")
     temperature: float | None = Field(
         None, ge=0, le=2, description="0 takes the likeliest token each time; 1 if not given"
     )
@@ -152,6 +154,9 @@ class ChatRequest(_Strict):
             raise ValueError("stream_options needs stream: true")
         if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
             raise ValueError("max_tokens and max_completion_tokens differ; give one of them")
+        most = self.max_completion_tokens or self.max_tokens
+        if most and (self.min_tokens or 0) > most:
+            raise ValueError(f"min_tokens: expected at most max_tokens, {most}, got {self.min_tokens}")
         return self
 
 
