@@ -40,7 +40,9 @@ class EditionName(StrEnum):
 def eval_(
     model: Annotated[
         str,
-        typer.Argument(help="A model's folder, its id on the hub, or a server's address: http://HOST:PORT/v1."),
+        typer.Argument(
+            help="A model's folder, its id on the hub, or a server's address: http://HOST:PORT/v1."
+        ),
     ],
     tasks: Annotated[str, typer.Option(help="all, or names and families separated by commas.")] = "all",
     bench: Annotated[

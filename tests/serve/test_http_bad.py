@@ -115,6 +115,14 @@ BODIES = {
     "temperature is true": (chat("a", temperature=True), "temperature:"),
     "top_p 0": (chat("a", top_p=0), "top_p:"),
     "top_p 2": (chat("a", top_p=2), "top_p:"),
+    "min_tokens beyond the most": (
+        chat("a", min_tokens=9),
+        "min_tokens: expected at most max_tokens, 8, got 9",
+    ),
+    "min_tokens beyond the server's": (
+        chat("a", min_tokens=10**6, max_tokens=None),
+        "min_tokens: expected at most",
+    ),
     "top_k 0": (chat("a", top_k=0), "top_k:"),
     "top_k huge": (chat("a", top_k=10**30), "top_k:"),
     "min_p": (chat("a", min_p=1.5), "min_p:"),

@@ -125,11 +125,12 @@ def test_every_sampling_option_reaches_the_engine(client, http_engine):
         max_completion_tokens=20,
         logit_bias={"40": 3},
         stop=["zzz", "yyy"],
-        extra_body=extra,
+        extra_body={**extra, "min_tokens": 12},
         **options,
     )
     expected = http_engine.answer(
         "What is this?",
+        min_new_tokens=12,
         do_sample=True,
         temperature=0.8,
         max_new_tokens=20,

@@ -50,7 +50,9 @@ class ServedAsker:
         try:
             import openai
         except ImportError as error:
-            raise ImportError('asking a server takes the openai client: pip install "llavit[client]"') from error
+            raise ImportError(
+                'asking a server takes the openai client: pip install "llavit[client]"'
+            ) from error
         self.openai = openai
         self.client = openai.OpenAI(base_url=url, api_key=api_key or "none", timeout=_TIMEOUT)
         self.url, self.requests = url, requests
