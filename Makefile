@@ -12,6 +12,8 @@
 #   ROWS     what make bench measures (make bench ROWS="decode batch8"); all of its rows by default.
 #   BENCH    options of the benchmark (make bench BENCH=--help lists them).
 #   NANOVLM  folder of a nanoVLM checkout, which make bench then measures too.
+#   VLLM     folder of an environment with vLLM and llavit (make test-vllm makes one), which make bench then measures
+#            too.
 #   TESTS    what pytest runs, with its options (make test TESTS="tests/data -x").
 
 TORCH  ?= torch==2.13.0
@@ -53,7 +55,7 @@ demo: $(VENV)/.starter
 	$(BIN)/llavit demo
 
 bench: $(VENV)/.starter
-	NANOVLM=$(NANOVLM) $(BIN)/python -m benchmarks.speed $(ROWS) $(BENCH)
+	NANOVLM=$(NANOVLM) VLLM=$(VLLM) $(BIN)/python -m benchmarks.speed $(ROWS) $(BENCH)
 
 test: lint
 	$(QUIET_THREADS) $(BIN)/pytest -n 2 -m "not slow and not extras" $(TESTS)

@@ -19,6 +19,7 @@ from benchmarks.speed import groups, report
 from benchmarks.speed.groups import Bench, Settings
 from benchmarks.speed.material import ROOT, Parts, starter_parts
 from benchmarks.speed.rows import ROWS, Row, chosen
+from benchmarks.speed.serving import serving
 
 GROUPS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "instruct": partial(groups.training, stage="instruct", size_index=0),
@@ -26,6 +27,7 @@ GROUPS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "answer": partial(groups.answering, size_index=0),
     "scaling": groups.scaling,
     "two_processes": groups.two_processes,
+    "serving": serving,
     "instruct_256": partial(groups.training, stage="instruct", size_index=1),
     "pretrain_256": partial(groups.training, stage="pretrain", size_index=1),
     "answer_256": partial(groups.answering, size_index=1),
@@ -55,6 +57,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--peer-compile", type=float, default=300, metavar="SECONDS", help="for a step of the compiled peer"
     )
+    parser.add_argument("--tokens", type=int, default=64, help="of an answer of the servers (default 64)")
+    parser.add_argument("--eager", action="store_true", help="the servers compile nothing: they start sooner")
+    parser.add_argument(
+        "--vllm-option", action="append", default=[], metavar="OPTION", help="one more of vLLM's server"
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=report.RESULTS,
+        help="folder of the results: another one for another machine, which leaves docs/speed.md as it is",
+    )
+    parser.add_argument("--doc", type=Path, help="document between whose marks the table goes")
     parser.add_argument("--report", action="store_true", help="only write table and picture anew")
     options = parser.parse_args(arguments)
     console = Console(stderr=True)
@@ -75,15 +89,21 @@ def main(arguments: list[str] | None = None) -> None:
             overrides=tuple(options.set),
             compile_peer=options.peer_compile,
             nano=os.environ.get("NANOVLM") or None,
+            vllm=os.environ.get("VLLM") or None,
+            vllm_options=tuple(options.vllm_option),
+            tokens=options.tokens,
+            eager=options.eager,
         )
         console.print("weights and pictures", highlight=False)
         parts = starter_parts(settings.folder / "data", PICTURES)
-        run(rows, settings, parts, console, again=options.again)
-    report.document()
-    report.picture()
-    console.print(
-        f"{report.RESULTS / 'latest.json'}, latest-details.json, latest.md, latest.png; {report.DOC}"
-    )
+        run(rows, settings, parts, console, options.results, again=options.again)
+    here = options.results == report.RESULTS
+    doc = options.doc or (report.DOC if here else None)
+    report.document(options.results, doc)
+    if here:
+        report.picture()
+    written = "latest.json, latest-details.json, latest.md" + (", latest.png" if here else "")
+    console.print(f"{options.results}: {written}" + (f"; {doc}" if doc else ""), highlight=False)
 
 
 def run(
@@ -157,7 +177,12 @@ def made_with(settings: Settings) -> dict[str, Any]:
         "processor": next(names, platform.processor()),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "load_before": os.getloadavg(),
-        "settings": {**asdict(settings), "folder": None, "nano": bool(settings.nano)},
+        "settings": {
+            **asdict(settings),
+            "folder": None,
+            "nano": bool(settings.nano),
+            "vllm": bool(settings.vllm),
+        },
         "command": "make bench",
         "order": "one timing of each side in turn, A B C A B C; a pair is one round; values are medians of pairs",
     }

@@ -33,6 +33,10 @@ class Settings:
         overrides: of our recipe, `KEY=VALUE`.
         compile_peer: seconds that the compiled peer gets for any step of its warm-up; 0 leaves it out.
         nano: folder of a nanoVLM checkout, or None.
+        vllm: folder of an environment with vLLM and llavit, or None.
+        vllm_options: more options of its server.
+        tokens: of an answer of the servers.
+        eager: the servers compile nothing.
         quick: smaller everything; for tests of the harness, whose figures mean nothing.
     """
 
@@ -44,6 +48,10 @@ class Settings:
     overrides: tuple[str, ...] = ()
     compile_peer: float = 300
     nano: str | None = None
+    vllm: str | None = None
+    vllm_options: tuple[str, ...] = ()
+    tokens: int = 64
+    eager: bool = False
     quick: bool = False
 
 

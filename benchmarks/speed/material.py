@@ -88,10 +88,10 @@ def build(parts: Parts, image_size: int, llava: bool) -> Any:
 
 
 def save_models(parts: Parts, image_size: int, folder: Path) -> dict[str, str]:
-    """Save the models to be asked: ours as LLaViT, the peer as transformers' LLaVA, with the same weights.
+    """Save the models to be asked: LLaViT and LLaVA of ours, and transformers' own LLaVA, with the same weights.
 
     Returns:
-        folders of "llavit" and "llava". They are made again where the model's code has changed.
+        folders of "llavit", "llava_ours" and "llava". They are made again where the model's code has changed.
     """
     from llavit.model.build import __file__ as code
 
@@ -100,7 +100,7 @@ def save_models(parts: Parts, image_size: int, folder: Path) -> dict[str, str]:
         path.read_text(encoding="utf-8") for path in [*sources, Path(__file__)]
     )
     folder = folder / f"models-{image_size}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    folders = {name: str(folder / name) for name in ("llavit", "llava")}
+    folders = {name: str(folder / name) for name in ("llavit", "llava_ours", "llava")}
     if (folder / "complete").exists():
         return folders
     for old in folder.parent.glob(f"models-{image_size}-*"):
@@ -110,6 +110,8 @@ def save_models(parts: Parts, image_size: int, folder: Path) -> dict[str, str]:
     ours.processor.save_pretrained(folders["llavit"])
     del ours
     model, processor = build(parts, image_size, llava=True)
+    model.to(torch.bfloat16).save_pretrained(folders["llava_ours"])
+    processor.save_pretrained(folders["llava_ours"])
     as_transformers_llava(model).to(torch.bfloat16).save_pretrained(folders["llava"])
     llava_processor(processor).save_pretrained(folders["llava"])
     (folder / "complete").touch()

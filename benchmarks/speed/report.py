@@ -109,10 +109,12 @@ def table(folder: Path = RESULTS) -> str:
     return "\n".join(lines) + "\n"
 
 
-def document(folder: Path = RESULTS, doc: Path = DOC) -> None:
-    """Put the table between its marks in the document, and into results/latest.md."""
+def document(folder: Path = RESULTS, doc: Path | None = DOC) -> None:
+    """Put the table into results/latest.md, and between its marks in the document, if one is given."""
     made = table(folder)
     _write(folder / "latest.md", made)
+    if doc is None:
+        return
     text = doc.read_text(encoding="utf-8") if doc.exists() else f"# Speed\n\n{BEGIN}\n{END}\n"
     if BEGIN not in text:
         text = f"{text.rstrip()}\n\n## Benchmark\n\n{BEGIN}\n{END}\n"
@@ -186,6 +188,8 @@ def _entry(row: Row, figure: Figure) -> dict[str, Any]:
 
 
 def _why(row: Row, raw: dict[str, Any]) -> str:
+    if "left out" in raw:
+        return raw["left out"]
     if "nanovlm" in row.name:
         return raw["nano"].get("left out", "")
     failed = [each for each in raw.get("failed", []) if "int8" in each["side"]] if "int8" in row.name else []

@@ -182,6 +182,19 @@ def _concurrent(raw: Raw) -> Figure:
     return _paired(_per(raw, "concurrent8", "tokens_per_second", "ours"), alone, "tokens/s")
 
 
+def _served(key: str, ours: str, peer: str, unit: str) -> Callable[[Raw], Figure | None]:
+    """Compare two servers: the first over the second, or their times where the key is one."""
+
+    def figure(raw: Raw) -> Figure | None:
+        if "left out" in raw:
+            return None
+        mine, theirs = ([answer[key] for answer in raw["answers"][label]] for label in (ours, peer))
+        facts = {name: raw[name] for name in ("chats", "tokens", "dtype", "eager", "vllm", "options")}
+        return _paired(mine, theirs, unit, facts)
+
+    return figure
+
+
 def _two(raw: Raw) -> Figure:
     return _paired(_rates(raw, "two"), _rates(raw, "one"), "samples/s", {"cores": raw["cores"]})
 
@@ -313,6 +326,30 @@ def _of_answering() -> list[Row]:
     return rows
 
 
+def _of_serving() -> list[Row]:
+    """All over HTTP. The first three inform: which server is better depends on the machine."""
+    who = "16 chats at once: vLLM vs llavit serve"
+    rate = _served("tokens_per_second", "vllm", "ours", "tokens/s")
+    first = _served("first_seconds", "vllm", "ours", "s")
+    following = _served("next_seconds", "vllm", "ours", "s")
+    cost = _served("seconds", "vllm", "vllm_llava", "s/round")
+    return [
+        Row("serve16", f"tokens of answers per second, {who}", "serving", None, True, rate),
+        Row("serve16_first", f"time to first token, {who}", "serving", None, False, first),
+        Row(
+            "serve16_next",
+            f"the same of each chat's second question, {who}",
+            "serving",
+            None,
+            False,
+            following,
+        ),
+        Row(
+            "vllm_over_llava", "time of 16 chats at once: vLLM, LLaViT vs LLaVA", "serving", 1.1, False, cost
+        ),
+    ]
+
+
 ROWS: tuple[Row, ...] = (
     *_of_training(),
     *_of_answering(),
@@ -341,6 +378,7 @@ ROWS: tuple[Row, ...] = (
         True,
         _two,
     ),
+    *_of_serving(),
 )
 """All rows, in the order of the table."""
 
