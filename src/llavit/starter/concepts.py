@@ -73,7 +73,7 @@ def _plural(name: str, irregular: dict[str, str]) -> str:
     head, of, rest = name.partition(" of ")
     if head.endswith(("s", "x", "ch", "sh")):
         head += "es"
-    elif head.endswith("y") and head[-2] not in "aeiou":
+    elif head.endswith("y") and head[-2:-1] not in "aeiou":
         head = head[:-1] + "ies"
     else:
         head += "s"
@@ -112,8 +112,8 @@ def plural(name: str) -> str:
     """More than one of a concept, whether or not it is in the data file.
 
     Examples:
-        >>> plural("mouse"), plural("pair of scissors"), plural("bush")
-        ('mice', 'pairs of scissors', 'bushes')
+        >>> plural("mouse"), plural("pair of scissors"), plural("bush"), plural("city"), plural("key"), plural("y")
+        ('mice', 'pairs of scissors', 'bushes', 'cities', 'keys', 'ys')
     """
     return _plural(name, _data()["plurals"])
 
