@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from llavit.inspect.attention import answer_attention
+from llavit.inspect.heat import heat
+from llavit.inspect.report import data_url
 from llavit.serve.web.talk import Look, Talk
 
 LAYERS = ("all layers", "first third", "middle third", "last third")
 """What a heat map may be averaged over."""
-
-# From hardly looked at to looked at most: transparent, amber, red, dark red; (share, R, G, B, opacity).
-_RAMP = np.array(
-    [
-        (0.0, 255, 214, 120, 0.0),
-        (0.25, 255, 190, 80, 0.35),
-        (0.5, 249, 130, 50, 0.6),
-        (0.75, 224, 60, 40, 0.74),
-        (1.0, 150, 10, 40, 0.84),
-    ]
-)
 
 
 def chosen_layers(name: str, count: int) -> range:
@@ -85,12 +73,4 @@ def heat_images(maps: Sequence[np.ndarray]) -> list[str]:
         'data:image/png;base64,'
     """
     top = max((float(patches.max()) for patches in maps), default=0.0)
-    urls = []
-    for patches in maps:
-        share = patches / top if top > 0 else np.zeros_like(patches)
-        rgba = np.stack([np.interp(share, _RAMP[:, 0], column) for column in _RAMP[:, 1:].T], -1)
-        rgba[..., 3] *= 255
-        file = io.BytesIO()
-        Image.fromarray(rgba.round().astype(np.uint8), "RGBA").save(file, "PNG")
-        urls.append("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
-    return urls
+    return [data_url(heat(patches, top)) for patches in maps]
