@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from enum import StrEnum
 from pathlib import Path
@@ -68,6 +69,14 @@ def serve(
         int, typer.Option(min=1, help="Most pixels of all images of a request together.")
     ] = 33_000_000,
     max_images: Annotated[int, typer.Option(min=1, help="Most images of a request.")] = 8,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST",
+            help="Answer to this name (example.com, *.example.com, * for any). At 127.0.0.1 a server answers to "
+            "localhost, 127.0.0.1 and ::1 only, so that no web page can use it. Repeatable.",
+        ),
+    ] = None,
     image_host: Annotated[
         list[str] | None,
         typer.Option(
@@ -85,6 +94,7 @@ def serve(
     """Serve a model as OpenAI's chat completions: http://127.0.0.1:8000/v1."""
     with status(f"{model}: starting"):
         from llavit.serve.engine import Engine
+        from llavit.serve.hosts import is_loopback, served_hosts
         from llavit.serve.http import Settings, bind
         from llavit.serve.http import serve as run
         from llavit.serve.http.server import address
@@ -103,8 +113,10 @@ def serve(
         read_timeout=read_timeout,
         image_hosts=tuple(image_host or ()),
         image_folder=image_folder,
+        allowed_hosts=tuple(allowed_host or ()),
     )
     taken = bind(host, port)
+    settings = dataclasses.replace(settings, allowed_hosts=served_hosts(host, settings.allowed_hosts))
     engine = Engine.load(
         model,
         dtype=dtype.value,
@@ -118,7 +130,7 @@ def serve(
         image_cache_bytes=int(image_cache * 1e9),
     )
     url = address(taken, host)
-    if not api_key and taken.getsockname()[0] not in ("127.0.0.1", "::1"):
+    if not api_key and not is_loopback(host):
         typer.echo(f"Anybody who can reach {url} can use it: set LLAVIT_API_KEY to ask for a key.", err=True)
     run(
         engine,

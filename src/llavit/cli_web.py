@@ -46,6 +46,14 @@ def web(
     max_upload: Annotated[
         float, typer.Option(min=0.001, help="Greatest size of a picture's file, in MB.")
     ] = 20,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST",
+            help="Answer to this name (example.com, *.example.com, * for any). At 127.0.0.1 the page answers to "
+            "localhost, 127.0.0.1 and ::1 only, so that no other page can use it. Repeatable.",
+        ),
+    ] = None,
     examples: Annotated[
         bool, typer.Option(help="Begin with pictures of the starter, if it is there.")
     ] = True,
@@ -54,6 +62,7 @@ def web(
     """Serve a page to ask a model about pictures, or two models side by side."""
     with status(f"{model}: starting"):
         from llavit.serve import Engine
+        from llavit.serve.hosts import is_loopback
         from llavit.serve.web.examples import starter_examples
         from llavit.serve.web.page import Page, checked_port
 
@@ -89,11 +98,11 @@ def web(
             max_new_tokens=max_new_tokens,
             max_upload_bytes=int(max_upload * 1e6),
         ) as page:
-            url = page.open(host, port)
+            url = page.open(host, port, allowed_hosts=allowed_host or ())
             signal.signal(signal.SIGTERM, stop)
             signal.signal(signal.SIGINT, stop)
             typer.echo(f"{url}  (Ctrl-C stops it)", err=True)
-            if host not in ("127.0.0.1", "::1", "localhost"):
+            if not is_loopback(host):
                 typer.echo("Anybody who can reach this address can use the page.", err=True)
             if browser:
                 typer.launch(url)

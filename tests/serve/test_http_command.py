@@ -109,7 +109,7 @@ def test_sigterm_finishes_what_runs_then_exits_with_0(folder):
 OPTIONS = """
     --log-level debug --compile never --model-name mine --max-batch 2 --max-queue 3 --max-length 300 --max-new-tokens 9
     --max-images 1 --max-pixels 400 --max-image-bytes 1500 --max-request-bytes 50000 --image-cache 0.5 --read-timeout 5
-    --image-host example.com --image-host *.example.org
+    --image-host example.com --image-host *.example.org --allowed-host box.example.com
 """
 
 
@@ -154,6 +154,18 @@ def test_every_option_reaches_the_server(command):
     says("these hosts are allowed: example.com, *.example.org", **chat(of("https://example.net/a.png")))
     metrics = httpx.get(f"{command.url}/metrics").text
     assert "llavit_engine_image_cache_limit 5e+08" in metrics
+
+
+def test_the_command_answers_to_loopback_names_and_those_it_is_told_of(command):
+    port = command.url.rpartition(":")[2]
+
+    def status(name):
+        return httpx.get(f"{command.url}/health", headers={"host": f"{name}:{port}"}).status_code
+
+    assert [status(name) for name in ("127.0.0.1", "LOCALHOST", "[::1]", "box.example.com")] == [200] * 4
+    assert [
+        status(name) for name in ("rebound.example.net", "a.box.example.com", "127.0.0.1.nip.example")
+    ] == [403] * 3
 
 
 def test_neither_keys_nor_images_are_ever_printed(command):

@@ -100,7 +100,7 @@ def test_the_document_lists_every_answer(http_engine, key):
 
     document = run(http_engine, conversation, api_key=key)
     responses = document["paths"]["/v1/chat/completions"]["post"]["responses"]
-    assert set(responses) == {"200", "400", "401", "404", "408", "413", "415", "429", "503"}
+    assert set(responses) == {"200", "400", "401", "403", "404", "408", "413", "415", "429", "503"}
     assert set(responses["200"]["content"]) == {"application/json", "text/event-stream"}
     body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]
     assert body["content"]["application/json"]["schema"]["$ref"].endswith("/ChatRequest")

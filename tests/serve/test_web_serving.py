@@ -145,6 +145,21 @@ def test_a_client_gets_neither_the_servers_files_nor_its_neighbours():
     neighbour.server_close()
 
 
+def test_a_rebound_name_does_not_get_the_page():
+    with engine_with_room() as engine, Page([engine]) as page:
+        port = page.open(port=0, allowed_hosts=["box.example.com"]).rstrip("/").rpartition(":")[2]
+
+        def status(name: str, path: str = "") -> int:
+            return httpx.get(f"{page.url}{path}", headers={"host": f"{name}:{port}"}).status_code
+
+        assert [status(name) for name in ("127.0.0.1", "localhost", "box.example.com")] == [200] * 3
+        assert [status("evil.example", path) for path in ("", "config", "gradio_api/queue/data")] == [403] * 3
+        refused = httpx.get(page.url, headers={"host": "evil.example"})
+        assert "'evil.example' is not served here" in refused.text and "--allowed-host" in refused.text
+        with pytest.raises(ValueError, match="expected a name without port"):
+            page.open(port=0, allowed_hosts=["http://a"])
+
+
 def test_closing_the_page_deletes_uploads_and_the_pictures_that_were_shown():
     with engine_with_room() as engine, Page([engine], examples=[Example(picture(1), "w5?")]) as page:
         page.open(port=0)

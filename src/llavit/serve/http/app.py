@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from starlette.types import Receive, Scope, Send
 
 from llavit.serve.engine import Engine
+from llavit.serve.hosts import HostCheck
 from llavit.serve.http.access import AccessLog
 from llavit.serve.http.completions import Completions, draining
 from llavit.serve.http.errors import ApiError, install_error_handlers
 from llavit.serve.http.images import ImageLoader
-from llavit.serve.http.limits import CHAT, Body, BodyLimits, KeyCheck
+from llavit.serve.http.limits import CHAT, Body, BodyLimits, KeyCheck, answer_early
 from llavit.serve.http.metrics import CONTENT_TYPE, Metrics
 from llavit.serve.http.openapi import CHAT_BODY, CHAT_RESPONSES, describe, errors
 from llavit.serve.http.responses import Health, Model, Models
@@ -59,6 +61,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
+        responses=errors(403),
     )
     app.state.draining = False
     app.state.settings = settings
@@ -109,8 +112,13 @@ def create_app(
     describe(app, settings)
     app.add_middleware(BodyLimits, settings=settings)
     app.add_middleware(KeyCheck, key=settings.api_key)
+    app.add_middleware(HostCheck, hosts=settings.allowed_hosts, refuse=_refuse_host)
     app.add_middleware(AccessLog, metrics=metrics)  # the last one added is the outermost
     return app
+
+
+async def _refuse_host(message: str, scope: Scope, receive: Receive, send: Send) -> None:
+    await answer_early(ApiError(403, message, code="host_not_allowed"), scope, receive, send)
 
 
 def _version() -> str:

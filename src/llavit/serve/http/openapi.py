@@ -16,6 +16,7 @@ from llavit.serve.http.settings import Settings
 _TEXTS = {
     400: "Something in the request is to be changed; the message says what.",
     401: "The API key is missing or wrong.",
+    403: "The header Host names what this server does not answer to.",
     404: "No such model.",
     408: "The body did not come in time, or no token of the answer did.",
     413: "The body is too large.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import signal
@@ -18,6 +19,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from llavit.serve.engine import Engine
+from llavit.serve.hosts import served_hosts
 from llavit.serve.http.app import create_app
 from llavit.serve.http.errors import error_body
 from llavit.serve.http.settings import Settings
@@ -71,10 +73,12 @@ def serve(
 
     Args:
         engine: what answers; it is closed at the end.
-        settings: limits and permissions.
+        settings: limits and permissions; bound to a loopback address, `served_hosts` says which names are served.
         taken: see `bind`.
         ready: called when clients can connect.
     """
+    hosts = served_hosts(taken.getsockname()[0], settings.allowed_hosts)
+    settings = dataclasses.replace(settings, allowed_hosts=hosts)
     app = create_app(engine, settings)
     server = DrainingServer(app, engine, settings, ready)
     try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from llavit.serve.hosts import check_host_pattern
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -25,6 +27,9 @@ class Settings:
         image_hosts: hosts that http(s) image URLs may name: "example.com", "example.com:8443", or "*.example.com"
             for its subdomains. None: such URLs are refused.
         image_folder: `file://` image URLs may name files in this folder. None: such URLs are refused.
+        allowed_hosts: names that requests may have in their header Host: "example.com", "*.example.com" for its
+            subdomains, "*" for any. None: any; but `serve` at a loopback address always adds the loopback names, and
+            then no others pass.
 
     Raises:
         ValueError: a limit that is not above 0, a host that is a URL, or a folder that is not there.
@@ -50,6 +55,7 @@ class Settings:
     read_timeout: float = 30.0
     image_hosts: tuple[str, ...] = ()
     image_folder: Path | None = None
+    allowed_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in (
@@ -69,6 +75,8 @@ class Settings:
                 raise ValueError(
                     f"image host {host!r}: expected a host as in example.com, example.com:8443 or *.example.com"
                 )
+        for host in self.allowed_hosts:
+            check_host_pattern(host)
         if self.image_folder is not None and not self.image_folder.is_dir():
             raise ValueError(f"image folder {self.image_folder}: no such folder")
         if any(ord(letter) < 33 or ord(letter) > 126 for letter in self.api_key):

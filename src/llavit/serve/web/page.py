@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
 
 from llavit.model.images import load_image
 from llavit.serve import Engine, Sampling
+from llavit.serve.hosts import HostCheck, check_host_pattern, served_hosts
 from llavit.serve.web.examples import Example
 from llavit.serve.web.heat import LAYERS, look
 from llavit.serve.web.render import conversation_html, model_kind
@@ -85,16 +89,21 @@ class Page:
         self._examples = [(self._shown(example.image), example) for example in examples]
         self.blocks = self._build()
 
-    def open(self, host: str = "127.0.0.1", port: int = 7860) -> str:
+    def open(self, host: str = "127.0.0.1", port: int = 7860, *, allowed_hosts: Sequence[str] = ()) -> str:
         """Serve the page from threads of its own; return its address.
 
         Args:
             host: to listen at; 0.0.0.0 lets other machines in.
             port: 0 takes any that is free.
+            allowed_hosts: names that the page answers to, see `served_hosts`: at a loopback address beside its own.
 
         Raises:
             OSError: the port is taken.
+            ValueError: what is allowed is no name of a host.
         """
+        for name in allowed_hosts:
+            check_host_pattern(name)
+        hosts = served_hosts(host, allowed_hosts)
         _, self.url, _ = self.blocks.launch(
             server_name=host,
             server_port=checked_port(host, port),
@@ -110,6 +119,7 @@ class Page:
                 primary_hue="orange", neutral_hue="gray", font=FONT, font_mono=MONO, radius_size="lg"
             ),
             css_paths=HERE / "page.css",
+            app_kwargs={"middleware": [Middleware(HostCheck, hosts=hosts, refuse=_refuse_host)]},
         )
         return self.url
 
@@ -314,6 +324,10 @@ class Page:
         small.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
         small.save(path)
         return f"gradio_api/file={path}"
+
+
+async def _refuse_host(message: str, scope: Scope, receive: Receive, send: Send) -> None:
+    await PlainTextResponse(message, 403)(scope, receive, send)
 
 
 def _box(*, busy: bool, **changes: Any) -> Any:
