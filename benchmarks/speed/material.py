@@ -223,9 +223,8 @@ def useful_flops(config: Any, rates: dict[str, float], step: Step) -> float:
         rates: learning rate of each part.
         step: what is in it.
     """
-    from llavit.train.flops import matmul_sizes, training_flops
+    from llavit.train.flops import training_flops
 
     counts = (step.text_tokens, step.visual_tokens, step.supervised_tokens)
-    products = training_flops(config, rates, *counts, images=0, rows=float("inf"))
     pairs = step.attended if config.bidirectional_visual_attention else step.attended_causally
-    return products + 3 * 4 * matmul_sizes(config).llm_attention * pairs
+    return training_flops(config, rates, *counts, images=0, token_pairs=pairs)

@@ -156,7 +156,15 @@ def test_flops_are_those_that_torch_counts(rates, lora_rank, switches, checkpoin
     config = config_of("llama", **switches)
     expected = measure_flops(config, rates, lora_rank, checkpointing)
     got = training_flops(
-        config, rates, 62, 18, 40, 2, rows=2, lora_rank=lora_rank, gradient_checkpointing=checkpointing
+        config,
+        rates,
+        62,
+        18,
+        40,
+        2,
+        token_pairs=2 * 40**2,
+        lora_rank=lora_rank,
+        gradient_checkpointing=checkpointing,
     )
     assert got == pytest.approx(expected, rel=0.02 if checkpointing else 0.005)
 
@@ -164,7 +172,7 @@ def test_flops_are_those_that_torch_counts(rates, lora_rank, switches, checkpoin
 @pytest.mark.parametrize(("llm", "tower"), [*((llm, "dinov2") for llm in LLMS), ("llama", "siglip")])
 def test_flops_are_right_for_every_family(llm, tower):
     config = config_of(llm, tower)
-    got = training_flops(config, INSTRUCT, 62, 18, 40, 2, rows=2)
+    got = training_flops(config, INSTRUCT, 62, 18, 40, 2, token_pairs=2 * 40**2)
     assert got == pytest.approx(
         measure_flops(config, INSTRUCT, 0, False), rel=0.01
     )  # rotary angles, pooling heads

@@ -77,12 +77,14 @@ def test_mfu_is_the_flops_of_what_was_in_the_step_over_what_the_hardware_can_do(
     batches = [Collator(0)([data[0], data[2]]), Collator(0)([data[1]])]  # with, without and with an image
     counts = dict(zip(COUNTS, count(batches), strict=True))
     lengths = [len(data[index]["input_ids"]) for index in (0, 1, 2)]
-    assert counts["samples"] == counts["rows"] == 3 and counts["images"] == 2
+    assert counts["samples"] == 3 and counts["images"] == 2
+    squares = sum(length**2 for length in lengths)
+    assert counts["token_pairs"] == squares
     assert counts["tokens"] == sum(lengths) and counts["visual_tokens"] == 2 * 4
     assert counts["positions"] == 2 * max(lengths[0], lengths[2]) + lengths[1]
     rates = {"projector": 1e-3, "llm": 1e-5}
     measured = Throughput(model.config, rates, peak=2e-6).measure(counts, supervised=20, seconds=0.5)
-    flops = training_flops(model.config, rates, sum(lengths) - 8, 8, 20, 2, rows=3)
+    flops = training_flops(model.config, rates, sum(lengths) - 8, 8, 20, 2, token_pairs=squares)
     assert measured["mfu"] == pytest.approx(flops / 0.5 / 2e6)
     assert measured["padding"] == pytest.approx(1 - sum(lengths) / counts["positions"])
     assert "mfu" not in Throughput(model.config, rates, peak=None).measure(counts, 20, 0.5)
@@ -96,8 +98,23 @@ def test_the_filling_of_packed_rows_is_padding(tiny):
     filled = Collator(0, pack_length=max(lengths))([data[0], data[1]])
     for batch, rows in ((exact, 1), (filled, 2)):
         counts = dict(zip(COUNTS, count([batch]), strict=True))
-        assert (counts["rows"], counts["tokens"]) == (rows, sum(lengths))
+        assert (len(batch["input_ids"]), counts["tokens"]) == (rows, sum(lengths))
         assert counts["positions"] == batch["input_ids"].numel()
+
+
+def test_the_flops_of_samples_are_the_same_packed_and_apart(tiny):
+    """Samples that share a row do not see each other: their attention is that of each by itself."""
+    model, processor = tiny.build()
+    data = ConversationDataset(open_reader(tiny.data), processor)
+    samples = [data[index] for index in (0, 1, 2)]
+    lengths = [len(sample["input_ids"]) for sample in samples]
+    mfu = []
+    for pack_length in (None, sum(lengths), sum(lengths) + 7, max(lengths)):
+        counts = dict(zip(COUNTS, count([Collator(0, pack_length=pack_length)(samples)]), strict=True))
+        assert counts["token_pairs"] == sum(length**2 for length in lengths)
+        measured = Throughput(model.config, {"projector": 1e-3}, peak=2e-6).measure(counts, 20, 0.5)
+        mfu.append(measured["mfu"])
+    assert mfu == [mfu[0]] * 4
 
 
 @pytest.mark.parametrize("pack_length", [None, 8])

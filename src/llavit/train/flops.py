@@ -7,8 +7,9 @@ utilisation (MFU) do; everything else in a transformer is small beside them. Per
     2 x weights    backward, to its input: where something before it trains
     2 x weights    backward, to its weights: where it trains itself
 
-Attention within a row of l tokens takes 4 l^2 x (heads x head dimension) per layer forward, twice that backward: the
-mask is general, so the whole square counts, as in PaLM's MFU.
+Attention within a sample of l tokens takes 4 l^2 x (heads x head dimension) per layer forward, twice that backward: the
+mask is general, so the whole square counts, as in PaLM's MFU. Samples that are packed into one row do not see each
+other, so what a row computes between them is no part of it.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ def training_flops(
     supervised_tokens: float,
     images: float,
     *,
-    rows: float = 1,
+    token_pairs: float | None = None,
     lora_rank: int = 0,
     gradient_checkpointing: bool = False,
 ) -> float:
@@ -146,11 +147,11 @@ def training_flops(
         config: of the model.
         rates: learning rate of each part (`llavit.train.parts.PARTS`); a part without one is frozen, `text_qkv`
             goes with `llm`.
-        text_tokens: tokens that are words, without padding; of all rows together.
-        visual_tokens: tokens that are patches, of all rows together.
+        text_tokens: tokens that are words, without padding; of all samples together.
+        visual_tokens: tokens that are patches, of all samples together.
         supervised_tokens: tokens with a label: only these have logits (`supervised_logits_only`).
         images: number of images.
-        rows: number of sequences; attention is counted as if they were equally long.
+        token_pairs: for attention, the squares of the samples' lengths, added up; as of a single sample if not given.
         lora_rank: of the adapters that train instead of the LLM's own weights; 0 for none.
         gradient_checkpointing: count the second forward pass through the LLM's layers. Leave it off for MFU,
             which counts what the model needs, not what a memory trade repeats.
@@ -169,6 +170,7 @@ def training_flops(
     size = matmul_sizes(config)
     trains = {part for part, rate in rates.items() if rate > 0}
     tokens = text_tokens + visual_tokens
+    pairs = tokens**2 if token_pairs is None else token_pairs
     total = _tower_flops(size, images, trained="vision_tower" in trains)
 
     # Projector: one token for each patch.
@@ -181,11 +183,11 @@ def training_flops(
         total += 2 * visual_tokens * (size.projector_in + size.projector_out)
 
     # LLM: forward, and backward to its inputs: whatever trains, something at or before its first layer does.
-    forward = 2 * tokens * (size.qkv + size.layers) + 4 * size.llm_attention * tokens**2 / max(rows, 1)
+    forward = 2 * tokens * (size.qkv + size.layers) + 4 * size.llm_attention * pairs
     total += forward
     if gradient_checkpointing:
         total += forward - (0 if lora_rank else 2 * tokens * size.last)
-    total += 2 * tokens * (size.qkv + size.layers) + 8 * size.llm_attention * tokens**2 / max(rows, 1)
+    total += 2 * tokens * (size.qkv + size.layers) + 8 * size.llm_attention * pairs
     if not trains & {"projector", "vision_tower"} and ("llm" not in trains or lora_rank):
         total -= 2 * tokens * size.first_qkv  # nothing before the first layer's QKV trains
     total += 2 * 2 * supervised_tokens * size.head

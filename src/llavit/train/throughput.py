@@ -11,8 +11,9 @@ from llavit.data.collate import IGNORE_INDEX, TEXT
 from llavit.model.configuration import LlavitConfig
 from llavit.train.flops import training_flops
 
-COUNTS = ("samples", "images", "rows", "positions", "tokens", "visual_tokens")
-"""What is counted of a step: images that go through the tower; positions are tokens and padding."""
+COUNTS = ("samples", "images", "positions", "tokens", "token_pairs", "visual_tokens")
+"""What is counted of a step: images that go through the tower; positions are tokens and padding; pairs are of tokens of
+one sample, so that attention within packed rows is counted sample by sample."""
 
 PEAK_TFLOPS = {
     "B200": 2250.0,
@@ -66,24 +67,27 @@ def count(batches: Iterable[Mapping[str, Any]]) -> list[int]:
         pixels = batch.get("pixel_values")
         total["samples"] += len(batch["sample_ids"])
         total["images"] += 0 if pixels is None else len(pixels)
-        total["rows"] += len(ids) if batch["sample_ids"] else 0  # without samples it is a token of padding
         total["positions"] += ids.numel()
-        total["tokens"] += ids.numel() - _padding(batch)
+        lengths = _lengths(batch)
+        total["tokens"] += sum(lengths)
+        total["token_pairs"] += sum(length**2 for length in lengths)
         total["visual_tokens"] += int((batch["image_ids"] != TEXT).sum())
     return list(total.values())
 
 
-def _padding(batch: Mapping[str, Any]) -> int:
-    """Count the padding; a packed row ends in a sample without labels where it is filled up."""
+def _lengths(batch: Mapping[str, Any]) -> list[int]:
+    """Give the tokens of each sample; a packed row ends in one without labels where it is filled up."""
     if not batch["sample_ids"]:
-        return batch["input_ids"].numel()
+        return []  # a token of padding, so that every process has something to run
     if "attention_mask" in batch:
-        return int((batch["attention_mask"] == 0).sum())
-    padding = 0
+        return batch["attention_mask"].sum(1).tolist()
+    lengths: list[int] = []
     for positions, labels in zip(batch["position_ids"], batch["labels"], strict=True):
-        start = int((positions == 0).nonzero()[-1])
-        padding += 0 if (labels[start:] != IGNORE_INDEX).any() else len(labels) - start
-    return padding
+        starts = (positions == 0).nonzero().flatten().tolist()
+        ends = [*starts[1:], len(positions)]
+        filled = not (labels[starts[-1] :] != IGNORE_INDEX).any()
+        lengths += [end - start for start, end in zip(starts, ends, strict=True)][: -1 if filled else None]
+    return lengths
 
 
 class Throughput:
@@ -128,7 +132,7 @@ class Throughput:
                 counts["visual_tokens"],
                 supervised,
                 counts["images"],
-                rows=counts["rows"],
+                token_pairs=counts["token_pairs"],
                 lora_rank=self.lora_rank,
             )
             rates["mfu"] = flops / seconds / (self.peak * 1e12)
