@@ -1,39 +1,24 @@
-"""docs/inspect.md, vocabulary lens and mask: its Python runs, its commands run, its figures are those of its files."""
+"""docs/inspect.md, vocabulary lens and mask: its Python runs, its commands run."""
 
 import json
 import re
 import shlex
 import shutil
-from pathlib import Path
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from llavit.cli import app
-from llavit.inspect.naming import percent
+from tests.inspect.docs_page import SECTIONS, blocks, save_models
 
-DOCS = Path(__file__).parents[1] / "docs"
-PAGE = (DOCS / "inspect.md").read_text(encoding="utf-8")
-SECTIONS = {
-    part.split("\n", 1)[0]: part for part in re.split(r"^## ", PAGE, flags=re.MULTILINE) if part.strip()
-}
 MINE = ("Vocabulary lens", "Mask")
-
-
-def blocks(language: str) -> list[str]:
-    text = "".join(SECTIONS[name] for name in MINE)
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
 def place(tiny, tmp_path_factory):
     """A folder in which the page's paths are: two models, a picture, messages, a data set with its truth."""
     folder = tmp_path_factory.mktemp("docs")
-    switches = {"visual_qkv": False, "bidirectional_visual_attention": False}
-    for name, options in (("llava", switches), ("demo", {})):
-        for part in tiny.build(dtype=torch.float32, **options):
-            part.save_pretrained(folder / "runs" / name / "instruct")
+    save_models(tiny, folder)
     data = folder / "runs/starter-data"
     data.mkdir()
     rows = []
@@ -60,18 +45,18 @@ def in_tiny_words(code: str) -> str:
     )
 
 
-@pytest.mark.parametrize("number", range(len(blocks("python"))))
+@pytest.mark.parametrize("number", range(len(blocks("python", *MINE))))
 def test_python_runs(number, place, monkeypatch, capsys):
     monkeypatch.chdir(place)
-    code = in_tiny_words(blocks("python")[number])
+    code = in_tiny_words(blocks("python", *MINE)[number])
     exec(compile(code, "inspect.md", "exec"), {})
     assert capsys.readouterr().out.strip()
 
 
-@pytest.mark.parametrize("number", range(len(blocks("bash"))))
+@pytest.mark.parametrize("number", range(len(blocks("bash", *MINE))))
 def test_commands_run(number, place, monkeypatch):
     monkeypatch.chdir(place)
-    for line in blocks("bash")[number].splitlines():
+    for line in blocks("bash", *MINE)[number].splitlines():
         if line.startswith("llavit ") and "docs/inspect" not in line:
             words = shlex.split(line)[1:]
             done = CliRunner().invoke(app, [*words, *(["--all-tokens"] if "lens" in words else [])])
@@ -79,18 +64,12 @@ def test_commands_run(number, place, monkeypatch):
             assert list((place / "runs/inspect").glob("*.html"))
 
 
-def test_pictures_are_there():
-    for name in MINE:
-        for file in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", SECTIONS[name]):
-            assert (DOCS / file).is_file(), file
-
-
 def test_the_drawing_is_that_of_a_prompt_with_two_images():
     from tests.inspect.test_attention import prompt_of
     from tests.inspect.test_mask import looked
     from tests.model.families import tiny
 
-    (shown,) = blocks("text")
+    (shown,) = blocks("text", *MINE)
     drawn = looked(tiny("llama"), prompt_of("llama")).drawing(width=0)
     assert [line.rstrip() for line in shown.splitlines()] == drawn.splitlines()
 
@@ -105,14 +84,3 @@ def test_the_sentences_on_a_sliding_window_are_those_that_are_said():
     assert quoted
     for piece in quoted[1].split(" [...] "):
         assert piece in said
-
-
-def test_the_shares_are_those_of_the_result_files():
-    section, rows = SECTIONS["Vocabulary lens"], {}
-    for model in ("llava", "llavit"):
-        facts = json.loads((DOCS / f"inspect/naming-{model}.json").read_text())
-        rows[model] = {row["view"]: row for row in facts["by_view"]["k=5"]}
-        assert f"{len(facts['pictures'])} pictures" in section
-    for view in rows["llava"]:
-        cells = [percent(rows[model][view][key]) for model in rows for key in ("patch", "patch_chance")]
-        assert f"| {view} | {' | '.join(cells)} |" in section, view
