@@ -44,7 +44,7 @@ help:
 	@echo "make bench      training and answering, how fast, beside transformers' LLaVA: benchmarks/results (15 minutes)"
 	@echo "make test       lint, then all tests but the slow ones (make test TESTS=tests/data: some of them)"
 	@echo "make test-slow  the slow tests, those of make test-extras and make test-lmms among them"
-	@echo "make test-extras  the tests that need Weights & Biases, bitsandbytes (QLoRA) and DeepSpeed"
+	@echo "make test-extras  the tests that need Weights & Biases, bitsandbytes (QLoRA), DeepSpeed and other packages of their own"
 	@echo "make test-lmms  the tests that run lmms-eval, in an environment of its own, $(LMMS)"
 	@echo "make lint       ruff (rules and format) and mypy"
 	@echo "make clean      remove caches and build outputs; keeps $(VENV), $(LMMS), runs/ and converted weights"
@@ -64,7 +64,7 @@ test-slow: $(VENV)/.dev test-extras $(LMMS)/.ready
 	$(QUIET_THREADS) LMMS_PYTHON=$(abspath $(LMMS))/bin/python $(BIN)/pytest -m "slow and not extras" $(TESTS)
 
 test-extras: $(EXTRAS)/.ready
-	$(QUIET_THREADS) $(EXTRAS)/bin/python -m pytest -m extras -rs tests/train tests/data tests/model
+	$(QUIET_THREADS) $(EXTRAS)/bin/python -m pytest -m extras -rs tests/train tests/data tests/model tests/evaluate
 
 test-lmms: $(VENV)/.dev $(LMMS)/.ready
 	$(QUIET_THREADS) LMMS_PYTHON=$(abspath $(LMMS))/bin/python $(BIN)/pytest -m slow tests/evaluate/lmms
@@ -129,7 +129,7 @@ $(EXTRAS)/.ready: $(VENV)/.dev pyproject.toml
 	echo "import site; site.addsitedir('$$below')" > "$$here/below.pth"; \
 	needs=$$($(BIN)/python -c '$(WANTED)' wandb qlora deepspeed); \
 	$(EXTRAS)/bin/python -m pip --disable-pip-version-check install --no-warn-conflicts setuptools wheel ninja \
-	  py-cpuinfo webdataset torchao | $(SHORT); \
+	  py-cpuinfo webdataset torchao pycocoevalcap | $(SHORT); \
 	DS_BUILD_OPS=0 $(EXTRAS)/bin/python -m pip --disable-pip-version-check install --no-warn-conflicts \
 	  --no-build-isolation $$needs | $(SHORT)
 	@touch $@

@@ -86,7 +86,7 @@ def test_chat_shows_it_too(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["serve", "web"])
 def test_the_servers_show_it_until_they_are_ready(folder, command):
-    pytest.importorskip("fastapi" if command == "serve" else "gradio", reason="an extra")
+    pytest.importorskip("fastapi" if command == "serve" else "gradio", reason=f"of the extra `{command}`")
     _, shown = on_a_terminal("-m", "llavit.cli", command, folder, "--port", 0, until="Ctrl-C")
     assert shown.index("starting") < shown.index("loading weights") < shown.index("Ctrl-C")
     if why_not() is None:

@@ -4,10 +4,9 @@ import http.server
 import threading
 
 import pytest
+from huggingface_hub import constants
 
 from llavit.evaluate.lmms.hub import hub_reachable, on_this_machine
-
-constants = pytest.importorskip("huggingface_hub.constants", reason="transformers brings it")
 
 
 @pytest.fixture
