@@ -16,9 +16,10 @@ from llavit.evaluate import evaluate, load_bench
 from llavit.export import export
 from llavit.folders import whole_folder
 from llavit.loading import load_model
-from llavit.model.adapters import add_lora, merge_adapters
+from llavit.model.adapters import merge_adapters
 from llavit.model.quantize import is_int8, quantize_int8
 from llavit.train.run import train
+from tests.adapted import save_adapted
 from tests.evaluate.small_bench import save_bench
 
 QUESTION = {"input_ids": torch.tensor([[5, 6, 7, 8]])}
@@ -173,14 +174,7 @@ def test_the_engine_answers_alike_from_an_int8_folder_and_in_int8_made_at_load(r
 
 
 def test_adapters_are_merged_into_every_type(tiny, tmp_path):
-    model, processor = tiny.build(dtype=torch.float32)
-    model.save_pretrained(tmp_path / "base")
-    add_lora(model, base="../base", rank=2, alpha=4)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter)
-    model.save_pretrained(tmp_path / "adapted")
-    processor.save_pretrained(tmp_path / "adapted")
+    model = save_adapted(tiny, tmp_path)
     merge_adapters(model)
     for dtype in ("auto", "bfloat16"):
         export(tmp_path / "adapted", tmp_path / dtype, dtype=dtype)

@@ -4,6 +4,9 @@ import pytest
 import torch
 
 from llavit.loading import load_model
+from llavit.model.adapters import has_adapters, merge_adapters
+from llavit.model.quantize import is_int8, quantize_int8
+from tests.adapted import save_adapted
 
 
 def test_a_llava_checkpoint_answers_as_llava_and_a_llavit_as_it_was_trained(tiny, tmp_path):
@@ -29,17 +32,7 @@ def test_what_cannot_be_loaded_says_so(tmp_path):
 
 
 def test_a_model_with_adapters_is_merged_and_then_made_int8(tiny, tmp_path):
-    from llavit.model.adapters import add_lora, has_adapters, merge_adapters
-    from llavit.model.quantize import is_int8, quantize_int8
-
-    model, processor = tiny.build(dtype=torch.float32)
-    model.save_pretrained(tmp_path / "base")
-    add_lora(model, base="../base", rank=2, alpha=4)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter)
-    model.save_pretrained(tmp_path / "adapted")
-    processor.save_pretrained(tmp_path / "adapted")
+    model = save_adapted(tiny, tmp_path)
     loaded, _ = load_model(tmp_path / "adapted", dtype="float32", device="cpu", quantize="int8")
     merge_adapters(model)
     assert is_int8(loaded) and not has_adapters(loaded)

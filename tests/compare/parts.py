@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llavit.compare.grid import load_grid
 from llavit.compare.run import Experiment
+from tests.processes import exit_statuses
 
 GRID = """
 name: small
@@ -88,14 +89,7 @@ def run_in(
         arguments = (environment, str(grid), str(folder), kill, send, rank)
         started.append(CONTEXT.Process(target=_run, args=arguments))
         started[-1].start()
-    for process in started:
-        process.join(TIMEOUT)
-    hanging = [process for process in started if process.is_alive()]
-    for process in hanging:
-        process.kill()
-        process.join()
-    assert not hanging, f"{len(hanging)} of {processes} processes were still running after {TIMEOUT} seconds"
-    return [process.exitcode for process in started]
+    return exit_statuses(started, TIMEOUT)
 
 
 def _run(environment, grid, folder, kill, send, rank):

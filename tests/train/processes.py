@@ -10,6 +10,7 @@ from pathlib import Path
 from llavit.train.recipe import load_recipe
 from llavit.train.stopping import EXIT_STATUS, Stopped
 from llavit.train.trainer import LlavitTrainer
+from tests.processes import exit_statuses
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["llavit.train.run", "tests.train.processes"])
@@ -49,14 +50,7 @@ def train_in(folder, recipe_file, *overrides, processes=1, send=None, rank=0, st
         arguments = (environment, str(recipe_file), overrides, str(folder), *mine)
         started.append(_CONTEXT.Process(target=_train, args=arguments))
         started[-1].start()
-    for process in started:
-        process.join(TIMEOUT)
-    hanging = [process for process in started if process.is_alive()]
-    for process in hanging:
-        process.kill()
-        process.join()
-    assert not hanging, f"{len(hanging)} of {processes} processes were still running after {TIMEOUT} seconds"
-    return [process.exitcode for process in started]
+    return exit_statuses(started, TIMEOUT)
 
 
 def _train(environment, recipe_file, overrides, folder, send, step, group, nan):

@@ -14,6 +14,7 @@ from typing import Any
 from llavit.starter import concepts
 from llavit.starter.charts import HELD_OUT_TABLES
 from llavit.starter.items import SPLITS, Factory
+from llavit.starter.manifest import earlier_manifest, is_intact
 from llavit.starter.plan import checked_kinds
 from llavit.starter.sources import package_versions
 from llavit.starter.studio import UNIT
@@ -138,8 +139,8 @@ def build_corpus(
         "packages": package_versions(),
     }
     root = Path(out)
-    found = _found(root, settings)
-    if found and found.get("complete") and found["counts"] == counts and _intact(root, found):
+    found = earlier_manifest(root, settings, ("images", *(f"{split}.json" for split in SPLITS)))
+    if found and found.get("complete") and found["counts"] == counts and is_intact(root, found):
         return _corpus(root, found)
 
     root.mkdir(parents=True, exist_ok=True)
@@ -200,42 +201,6 @@ def _corpus(root: Path, manifest: dict[str, Any], drawn: int = 0) -> Corpus:
         fingerprint=hashlib.sha256(joined.encode()).hexdigest(),
         drawn=drawn,
     )
-
-
-def _found(root: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Manifest of an earlier build with the same settings; counts may differ."""
-    path = root / "manifest.json"
-    if not path.exists():
-        if any((root / name).exists() for name in ("images", *(f"{split}.json" for split in SPLITS))):
-            raise ValueError(
-                f"{root} holds files but no manifest.json: build the corpus in a folder of its own"
-            )
-        return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    earlier = found.get("settings", {})
-    differs = [key for key in settings if earlier.get(key) != settings[key]]
-    if differs:
-        was = {key: earlier.get(key) for key in differs}
-        now = {key: settings[key] for key in differs}
-        raise ValueError(
-            f"{root} holds a corpus with other settings: {was} there, {now} wanted; "
-            "delete the folder or build in another one"
-        )
-    return found
-
-
-def _intact(root: Path, manifest: dict[str, Any]) -> bool:
-    """Whether json files and pictures of a finished build are all there."""
-    for name, wanted in manifest["sha256"].items():
-        path = root / name
-        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
-            return False
-    for split, number in manifest["counts"].items():
-        folder = root / "images" / split
-        there = set(os.listdir(folder)) if folder.exists() else set()
-        if any(f"{i:06d}.jpg" not in there for i in range(number)):
-            return False
-    return True
 
 
 def _lines(rows: list[dict[str, Any]]) -> str:

@@ -26,6 +26,7 @@ from PIL import Image
 from llavit.starter.full_plan import Part
 from llavit.starter.gallery import open_gallery
 from llavit.starter.kit import Edition, Gallery
+from llavit.starter.manifest import earlier_manifest, is_intact
 from llavit.starter.packages import packages
 from llavit.starter.processes import lines_of_processes
 from llavit.starter.sources import package_versions
@@ -120,8 +121,8 @@ def build_full_corpus(
         "shares": {part.name: dict(part.shares) for part in parts},
         "packages": edition_versions(edition),
     }
-    found = _found(root, settings)
-    if found and found.get("complete") and found["counts"] == counts and _intact(root, found):
+    found = earlier_manifest(root, settings, os.listdir(root) if root.exists() else ())
+    if found and found.get("complete") and found["counts"] == counts and is_intact(root, found):
         return _corpus(root, found)
     gallery = open_gallery(edition)  # says at once if a package is missing
     root.mkdir(parents=True, exist_ok=True)
@@ -287,38 +288,6 @@ def _corpus(root: Path, manifest: dict[str, Any], drawn: int = 0) -> FullCorpus:
     joined = "".join(manifest["sha256"][f"{name}.json"] for name in PARTS)
     fingerprint = hashlib.sha256(joined.encode()).hexdigest()
     return FullCorpus(root, dict(manifest["counts"]), manifest["turns"], fingerprint, drawn)
-
-
-def _found(root: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    path = root / "manifest.json"
-    if not path.exists():
-        if root.exists() and any(root.iterdir()):
-            raise ValueError(
-                f"{root} holds files but no manifest.json: build the corpus in a folder of its own"
-            )
-        return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    earlier = found.get("settings", {})
-    differs = [key for key in settings if earlier.get(key) != settings[key]]
-    if differs:
-        raise ValueError(
-            f"{root} holds a corpus with other settings ({', '.join(differs)}): "
-            "delete the folder or build in another one"
-        )
-    return found
-
-
-def _intact(root: Path, manifest: dict[str, Any]) -> bool:
-    for name, wanted in manifest["sha256"].items():
-        path = root / name
-        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
-            return False
-    for name, number in manifest["counts"].items():
-        folder = root / "images" / name
-        there = set(os.listdir(folder)) if folder.exists() else set()
-        if any(f"{i:06d}.jpg" not in there for i in range(number)):
-            return False
-    return True
 
 
 def _save(image: Image.Image, path: Path) -> None:

@@ -69,6 +69,13 @@ def by_words(train: Sequence[Ask], test: Sequence[Ask], judge: Judge) -> float:
     return sum(judge(answer, ask) for answer, ask in zip(answers, test, strict=True)) / len(test)
 
 
+def assert_blind_is_at_chance(metric: str, train: Sequence[Ask], test: Sequence[Ask], most: float) -> None:
+    """Neither the commonest answer nor the words of a question score more than `most`."""
+    judge = JUDGES[metric]
+    assert majority(test, judge) <= most
+    assert by_words(train, test, judge) <= most
+
+
 def _best_answers(train: Sequence[Ask], test: Sequence[Ask]) -> list[str]:
     prior = Counter(ask.answer for ask in train)
     seen: dict[str, Counter[str]] = defaultdict(Counter)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from functools import cache
 
 from llavit.starter.bench.registry import TASKS
+from llavit.starter.bench.task import Task
 from llavit.starter.gallery import open_gallery
 from llavit.starter.kit import LETTER, SHORT, YES_NO, Gallery, Sample, Split
 
@@ -34,3 +37,17 @@ def question(text: str) -> str:
     for instruction in (LETTER, SHORT, YES_NO):
         text = text.replace(instruction, "")
     return text.split("\nA. ")[0].strip()
+
+
+def assert_repeats(task: Task, numbers: Sequence[int]) -> None:
+    """An item is a function of its number."""
+    for number in numbers:
+        one, other = (task.samples(gallery(), number)[0] for _ in range(2))
+        assert one.image.tobytes() == other.image.tobytes() and one.image.size == (112, 112)
+        assert (one.ask, one.more, one.caption, one.truth) == (
+            other.ask,
+            other.more,
+            other.caption,
+            other.truth,
+        )
+        json.dumps(one.truth)

@@ -14,8 +14,8 @@ from llavit.starter.bench.wording import WORDING
 from llavit.starter.concepts import held_out
 from llavit.starter.kit import Ask, Sample
 from llavit.starter.phrases import DESCRIBE, HELD_OUT, PHRASES
-from tests.starter.bench.blind import JUDGES, by_words, majority
-from tests.starter.bench.samples import COMPOSED, gallery, groups, question, samples
+from tests.starter.bench.blind import JUDGES, assert_blind_is_at_chance, by_words
+from tests.starter.bench.samples import COMPOSED, assert_repeats, gallery, groups, question, samples
 
 ANCHORS = ("easy-vqa", "caption-wild")
 # of one question, where the task's own chance is that of a group of them
@@ -34,12 +34,10 @@ def chance(name: str) -> float:
 
 @pytest.mark.parametrize("name", COMPOSED)
 def test_neither_majority_nor_words_of_the_question_beat_chance(name: str):
-    judge = JUDGES[TASKS[name].metric]
     test = [sample.ask for sample in samples(name, CALLS)]
     # learnt from questions in the test's own phrasings, of another seed: the hardest case
     train = [sample.ask for sample in samples(name, CALLS, seed=1)]
-    assert majority(test, judge) <= chance(name) + TOLERANCE
-    assert by_words(train, test, judge) <= chance(name) + TOLERANCE
+    assert_blind_is_at_chance(TASKS[name].metric, train, test, chance(name) + TOLERANCE)
 
 
 def test_the_reader_of_questions_finds_what_can_be_guessed():
@@ -111,15 +109,7 @@ def test_circular_items_are_right_once_at_each_letter():
 @pytest.mark.parametrize("name", [*COMPOSED, *ANCHORS])
 def test_equal_numbers_give_equal_samples_and_other_seeds_others(name: str):
     task = TASKS[name]
-    for number in (0, 13):
-        one, other = (task.samples(gallery(), number)[0] for _ in range(2))
-        assert one.image.tobytes() == other.image.tobytes() and one.image.size == (112, 112)
-        assert (one.ask, one.more, one.caption, one.truth) == (
-            other.ask,
-            other.more,
-            other.caption,
-            other.truth,
-        )
+    assert_repeats(task, (0, 13))
     if name != "easy-vqa":  # a fixed sample, whatever the seed
         seeds = [[s.ask for s in samples(name, 20, seed=seed)] for seed in (0, 1)]
         assert seeds[0] != seeds[1]

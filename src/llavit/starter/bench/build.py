@@ -22,6 +22,7 @@ from llavit.starter.bench.registry import chosen
 from llavit.starter.bench.task import Task
 from llavit.starter.bench.watch import Watched
 from llavit.starter.kit import Edition, Gallery, Split
+from llavit.starter.manifest import require_same_settings
 from llavit.starter.packages import packages
 from llavit.starter.processes import lines_of_processes
 from llavit.starter.sources import package_versions
@@ -153,15 +154,7 @@ def _reusable(folder: Path, settings: dict[str, Any]) -> bool:
                 f"{folder} holds no task.json: build the benchmark in a folder of its own"
             ) from None
         return False
-    earlier = found.get("settings", {})
-    differs = [key for key in settings if earlier.get(key) != settings[key]]
-    if differs:
-        was = {key: earlier.get(key) for key in differs}
-        now = {key: settings[key] for key in differs}
-        raise ValueError(
-            f"{folder} was built with other settings: {was} there, {now} wanted; "
-            "delete the folder or build in another one"
-        )
+    require_same_settings(folder, found.get("settings", {}), settings)
     return fingerprint(folder) == found["fingerprint"]
 
 
