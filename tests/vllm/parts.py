@@ -1,6 +1,6 @@
 """Tiny LLaViTs as folders, prompts with images, and what transformers says to them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +12,17 @@ from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
     CLIPVisionModel,
+    Dinov2Config,
+    Dinov2Model,
     LlamaConfig,
     PreTrainedConfig,
+    PreTrainedModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
 )
 
 from llavit import LlavitForConditionalGeneration, LlavitProcessor, build_llavit
+from llavit.model.routing import routed_linears
 from tests.tiny import tokenizer
 
 SIDE = 32
@@ -39,8 +45,21 @@ SIZES = dict(
 )
 
 
+_TOWER = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=2, patch_size=8, image_size=SIDE)
+
+TOWERS: dict[str, Callable[[], PreTrainedModel]] = {
+    "clip": lambda: CLIPVisionModel(CLIPVisionConfig(**_TOWER, intermediate_size=48)),
+    "siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**_TOWER, intermediate_size=48)),
+    "dinov2": lambda: Dinov2Model(Dinov2Config(**_TOWER, mlp_ratio=2)),
+}
+
+
 def save_tiny(
-    folder: Path, config: PreTrainedConfig | None = None, gain: float = 4.0, **switches: Any
+    folder: Path,
+    config: PreTrainedConfig | None = None,
+    tower: str = "clip",
+    gain: float = 4.0,
+    **switches: Any,
 ) -> Path:
     """Write a tiny random LLaViT with its processor, in float32; its visual QKV are unlike the text QKV.
 
@@ -49,20 +68,10 @@ def save_tiny(
     torch.manual_seed(0)
     words = tokenizer()
     config = config or LlamaConfig(vocab_size=len(words), **SIZES)
-    vision = CLIPVisionModel(
-        CLIPVisionConfig(
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            image_size=SIDE,
-            patch_size=8,
-        )
-    )
     size = {"height": SIDE, "width": SIDE}
     options = {"vision_feature_norm": True, "vision_feature_layer": [1, -2], **switches}
     model, processor = build_llavit(
-        vision,
+        TOWERS[tower](),
         AutoModelForCausalLM.from_config(config),
         tokenizer=words,
         image_processor=CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=size),
@@ -129,6 +138,12 @@ class Reference:
             folder, dtype=torch.float32, attn_implementation={"text_config": "eager"}, **switches
         ).eval()
         self.processor = LlavitProcessor.from_pretrained(folder)
+
+    def without_routing(self) -> "Reference":
+        """Send visual tokens through the text projections, from now on."""
+        for projection in routed_linears(self.model).values():
+            projection.visual = projection.text
+        return self
 
     @torch.no_grad()
     def answer(self, case: Case, generated: Sequence[int]) -> Answer:

@@ -1,7 +1,7 @@
 """LLaViT on vLLM, for more than one process can serve: `pip install "llavit[vllm]"` is all that it takes.
 
 vLLM calls `register` in each of its processes (entry point `vllm.general_plugins`); any LLaViT folder then runs with
-`vllm serve FOLDER` and `vllm.LLM(FOLDER)`. See README.md beside this file and docs/serving.md.
+`vllm serve FOLDER` and `vllm.LLM(FOLDER)`. See README.md beside this file and docs/serving-vllm.md.
 """
 
 import logging

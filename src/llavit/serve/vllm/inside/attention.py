@@ -13,10 +13,8 @@ import torch
 from vllm.v1.attention.backend import subclass_attention_backend
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
+from llavit.serve.vllm.checks import check_backend
 from llavit.serve.vllm.spans import split_at_images
-
-WORKING = "TRITON_ATTN"
-"""A backend that honours bidirectional images on every GPU."""
 
 
 def honour_bidirectional_images(layers: Iterable[Any]) -> None:
@@ -33,18 +31,8 @@ def honour_bidirectional_images(layers: Iterable[Any]) -> None:
         if issubclass(backend, CPUAttentionBackend):
             layer.attn_backend = splitting_backend(backend)
             continue
-        name = backend.get_name()
-        honours = backend.supports_mm_prefix()
-        if (
-            name == "FLASH_ATTN"
-        ):  # says yes if there is a version 4, but may run an earlier one, which takes no mask
-            honours = honours and layer.impl.vllm_flash_attn_version == 4
-        if not honours:
-            raise ValueError(
-                f"attention backend {name} is causal on images: bidirectional visual attention would be "
-                f"lost without a word. Use --attention-backend {WORKING}, or set bidirectional_visual_attention=false "
-                "in config.json, which is another model."
-            )
+        version = getattr(layer.impl, "vllm_flash_attn_version", None)
+        check_backend(backend.get_name(), backend.supports_mm_prefix(), version)
 
 
 @functools.cache

@@ -22,6 +22,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.platforms import current_platform
 
 from llavit.model.routing import routed_linears
+from llavit.serve.vllm.checks import check_pipeline, check_window
 from llavit.serve.vllm.inside.attention import honour_bidirectional_images
 from llavit.serve.vllm.inside.projection import RoutedProjection, set_visual_rows
 from llavit.serve.vllm.version import require_supported
@@ -39,24 +40,33 @@ class LlavitForConditionalGeneration(TransformersMultiModalForCausalLM):
         ValueError: the attention backend would be causal on images.
     """
 
-    requires_raw_input_tokens = True  # beside embeddings: they say which tokens are visual
+    requires_raw_input_tokens = True  # beside embeddings, for later stages of a pipeline
     # vLLM then keeps images longer than a sliding window among the bidirectional ones. Its kernels ask the layer, not
     # the model, whether to clamp such an image to the window, and do not: as transformers.
     mm_prefix_clamp_sliding_window = True
 
     def __init__(self, *, vllm_config: Any, prefix: str = ""):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        self._has_images = True  # in the present step; until somebody says otherwise
         self._routes = self.config.visual_qkv
-        layers = vllm_config.compilation_config.static_forward_context
-        for name, routed in routed_linears(self).items():
-            name = f"{prefix}.{name}" if prefix else name
-            layers[name] = RoutedProjection(routed.text, routed.visual, name)
-            parent, _, child = name.rpartition(".")
-            setattr(self.get_submodule(parent.removeprefix(f"{prefix}.")), child, layers[name])
+        self._told = False
+        self._visual_n: torch.Tensor | None = None
+        on_cpu = current_platform.is_cpu()
+        second_runner = not on_cpu and vllm_config.use_v2_model_runner
+        if self._routes:
+            check_pipeline(vllm_config.parallel_config.pipeline_parallel_size, second_runner)
+            self._route(vllm_config.compilation_config.static_forward_context)
         if vllm_config.model_config.is_mm_prefix_lm:
-            _require_windows_as_long_as_images(vllm_config, self.text_config, self.config.image_seq_length)
+            window = getattr(self.text_config, "sliding_window", None)
+            check_window(window, self.config.image_seq_length, on_cpu, second_runner)
             honour_bidirectional_images(m for m in self.modules() if isinstance(m, Attention))
+
+    def _route(self, modules_by_name: dict[str, Any]) -> None:
+        """Put projections that know steps in the place of those that know batches."""
+        for name, routed in routed_linears(self).items():
+            projection = RoutedProjection(routed.text, routed.visual, name)
+            modules_by_name[name] = projection
+            parent, _, child = name.rpartition(".")
+            setattr(self.get_submodule(parent), child, projection)
 
     @classmethod
     def get_placeholder_str(cls, modality: str, i: int) -> str | None:
@@ -64,11 +74,16 @@ class LlavitForConditionalGeneration(TransformersMultiModalForCausalLM):
         return "<image>" if modality == "image" else None
 
     def embed_input_ids(
-        self, input_ids: torch.Tensor, multimodal_embeddings: Any = None, **kwargs: Any
+        self,
+        input_ids: torch.Tensor,
+        multimodal_embeddings: Any = None,
+        *,
+        is_multimodal: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Embed the tokens of a step, (n,), those of images by features; vLLM calls it before `forward`."""
-        self._has_images = multimodal_embeddings is not None and len(multimodal_embeddings) > 0
-        return super().embed_input_ids(input_ids, multimodal_embeddings, **kwargs)
+        has_images = multimodal_embeddings is not None and len(multimodal_embeddings) > 0
+        self._told, self._visual_n = True, is_multimodal if has_images else None
+        return super().embed_input_ids(input_ids, multimodal_embeddings, is_multimodal=is_multimodal)
 
     def forward(
         self,
@@ -78,30 +93,28 @@ class LlavitForConditionalGeneration(TransformersMultiModalForCausalLM):
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: object,
     ) -> Any:
-        """Run the LLM on the tokens of a step, (n,)."""
+        """Run the LLM on the tokens of a step, (n,) or padded to more."""
         if self._routes:
-            if input_ids is None:
-                raise ValueError("expected input_ids beside inputs_embeds, to know visual tokens; got none")
-            set_visual_rows(input_ids == self.config.image_token_id if self._has_images else None)
+            set_visual_rows(self._visual(input_ids, len(positions)), positions.device)
         return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)
 
+    def _visual(self, input_ids: torch.Tensor | None, tokens: int) -> torch.Tensor | None:
+        """Return which tokens of the present step are visual, (n,) bool, or None if none is.
 
-def _require_windows_as_long_as_images(vllm_config: Any, text_config: Any, image_tokens: int) -> None:
-    """Refuse sliding windows shorter than an image, where vLLM would make the image causal or clamp it.
-
-    Raises:
-        ValueError: says what works.
-    """
-    window = getattr(text_config, "sliding_window", None)
-    if not window or window >= image_tokens:
-        return
-    where = f"an image has {image_tokens} visual tokens, more than the sliding window of {window}"
-    if current_platform.is_cpu():
-        raise ValueError(f"{where}: vLLM's CPU backend cannot attend so; use `llavit serve`, or a GPU")
-    if vllm_config.use_v2_model_runner:
-        raise ValueError(
-            f"{where}: vLLM's model runner 2 would make it causal; set VLLM_USE_V2_MODEL_RUNNER=0"
-        )
+        The first stage of a pipeline was told when it embedded them. Later ones go by the image token, which stands
+        for nothing but images and is never generated; so do steps that vLLM makes up to warm up.
+        """
+        told, self._told = self._told, False
+        if not told:
+            if input_ids is None:
+                raise ValueError("expected input_ids beside inputs_embeds, to know visual tokens; got none")
+            return input_ids == self.config.image_token_id
+        if self._visual_n is not None and len(self._visual_n) > tokens:
+            raise ValueError(
+                f"expected a whole step of {len(self._visual_n)} tokens, got {tokens}: vLLM's microbatches are not "
+                "supported with visual QKV; leave --enable-dbo away"
+            )
+        return self._visual_n
 
 
 __all__ = ["LlavitForConditionalGeneration"]

@@ -46,17 +46,19 @@ class RoutedProjection(nn.Module):
         return y_1no
 
 
-def set_visual_rows(visual_n: torch.Tensor | None) -> None:
-    """Say which tokens of the present step are visual, (n,) bool; None if there are none.
+def set_visual_rows(visual_n: torch.Tensor | None, device: torch.device) -> None:
+    """Say which tokens of the present step are visual.
 
-    On a GPU, with a mask, this waits for the device once.
+    Args:
+        visual_n: (n,) bool, or None where none is. vLLM's own is on the CPU; one on a GPU is waited for.
+        device: of the model.
     """
     context = get_forward_context().additional_kwargs
     context.pop(ROWS, None)
     if visual_n is not None:
         rows_v = visual_n.nonzero().squeeze(1)
         if len(rows_v):
-            context[ROWS] = rows_v
+            context[ROWS] = rows_v.to(device, non_blocking=True)
 
 
 def _project_visual(x: torch.Tensor, y: torch.Tensor, name: str) -> None:

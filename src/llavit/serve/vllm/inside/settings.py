@@ -6,6 +6,7 @@ from vllm.config import CompilationConfig, CUDAGraphMode
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from llavit.model.families import family_of
+from llavit.serve.vllm.checks import check_adapters, check_parallel, check_scheduler
 from llavit.serve.vllm.inside.projection import OPERATOR
 
 _INSIDE = __name__.rpartition(".")[0]
@@ -28,37 +29,20 @@ class LlavitSettings(VerifyAndUpdateConfig):
         if model.is_mm_prefix_lm:  # bidirectional, and images are allowed
             _keep_images_whole(vllm_config.scheduler_config, model.hf_config.image_seq_length)
         if model.hf_config.visual_qkv:
-            _allow_routing(vllm_config, model.hf_config)
+            _allow_routing(vllm_config, model.hf_config.llm)
 
 
 def _keep_images_whole(scheduler: Any, image_tokens: int) -> None:
+    check_scheduler(scheduler.scheduler_cls, scheduler.long_prefill_token_threshold, image_tokens)
     scheduler.disable_chunked_mm_input = True
-    if scheduler.scheduler_cls is not None:
-        raise ValueError(
-            f"scheduler_cls: expected none, got {scheduler.scheduler_cls}: other schedulers cut images, and llavit "
-            "brings its own"
-        )
     scheduler.scheduler_cls = f"{_INSIDE}.scheduler.make_scheduler"
-    threshold = scheduler.long_prefill_token_threshold
-    if 0 < threshold < image_tokens:
-        raise ValueError(
-            f"long_prefill_token_threshold: expected 0 or at least the {image_tokens} tokens of an image, which is not "
-            f"cut, got {threshold}"
-        )
 
 
-def _allow_routing(vllm_config: Any, config: Any) -> None:
-    parallel, compilation = vllm_config.parallel_config, vllm_config.compilation_config
-    if parallel.pipeline_parallel_size > 1:
-        raise ValueError(
-            "pipeline_parallel_size: expected 1 with visual QKV, got "
-            f"{parallel.pipeline_parallel_size}; use tensor_parallel_size"
-        )
-    if parallel.tensor_parallel_size > 1 and len(family_of(config.llm).projections) == 1:
-        raise ValueError(
-            f"tensor_parallel_size: expected 1 with visual QKV in {config.llm.model_type}, whose q, k and v are one "
-            f"projection, got {parallel.tensor_parallel_size}"
-        )
+def _allow_routing(vllm_config: Any, llm: Any) -> None:
+    check_adapters(lora=vllm_config.lora_config is not None)
+    tensor = vllm_config.parallel_config.tensor_parallel_size
+    check_parallel(tensor, len(family_of(llm).projections), llm.model_type)
+    compilation = vllm_config.compilation_config
     # Routing runs between CUDA graphs, not in them: a graph would do for ever what it did when it was taken. On a
     # CPU there are none.
     if compilation.cudagraph_mode is None or compilation.cudagraph_mode.has_full_cudagraphs():
