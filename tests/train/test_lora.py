@@ -1,4 +1,4 @@
-"""LoRA: what trains, what is saved, that it loads, merges and resumes; frozen parts held in bfloat16; QLoRA."""
+"""LoRA: what trains, what is saved, that it loads, merges and resumes."""
 
 import json
 import re
@@ -10,9 +10,8 @@ import torch
 from transformers import AutoModelForImageTextToText
 from typer.testing import CliRunner
 
-from llavit import LlavitForConditionalGeneration, LlavitProcessor, build_llavit
+from llavit import LlavitForConditionalGeneration, LlavitProcessor
 from llavit.cli import app
-from llavit.data import Collator
 from llavit.model.adapters import (
     ADAPTER,
     ADAPTER_CONFIG,
@@ -23,14 +22,12 @@ from llavit.model.adapters import (
     lora_targets,
     merge_adapters,
 )
-from llavit.train.lora import hold_frozen, quantize_llm
 from llavit.train.parts import freeze, optimizer_groups, parameters_by_part, parts_table
-from llavit.train.progress import read_step_log
 from llavit.train.run import train
 from llavit.train.trainer import LlavitTrainer
 from tests.model.families import LLMS
 from tests.model.families import tiny as tiny_family
-from tests.tiny import save_parts
+from tests.train.lora_parts import load, logits, losses, own
 
 LORA = "stages.1.lora={rank: 4, alpha: 8, dropout: 0.1}"
 STEPS = ["stages.0.steps=2", "stages.1.steps=4"]
@@ -43,41 +40,6 @@ def run(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lora") / "out"
     train(tiny.recipe(LORA, *STEPS), output=folder, progress=False)
     return folder
-
-
-@pytest.fixture
-def sample(tiny):
-    processor = tiny.build().processor
-    image = {"type": "image", "image": str(tiny.data.parent / "0.png")}
-    conversation = [
-        {"role": "user", "content": [image, {"type": "text", "text": "What?"}]},
-        {"role": "assistant", "content": "word word"},
-    ]
-    encoded = processor.encode(conversation, return_labels=True)
-    batch = Collator(processor.tokenizer.pad_token_id)([encoded])
-    return {key: value for key, value in batch.items() if isinstance(value, torch.Tensor)}
-
-
-def load(folder, **options):
-    return LlavitForConditionalGeneration.from_pretrained(folder, **options).eval()
-
-
-def logits(model, sample):
-    with torch.no_grad():
-        return model(**sample).logits
-
-
-def losses(folder):
-    return [(row["step"], row["loss"], row["grad_norm"]) for row in read_step_log(folder / "train_log.jsonl")]
-
-
-def own(model):
-    """The model's weights by the names that they have without adapters."""
-    return {
-        name.replace(".base_layer.", "."): tensor
-        for name, tensor in model.state_dict().items()
-        if not is_adapter(name)
-    }
 
 
 @pytest.mark.parametrize("name", LLMS)
@@ -305,132 +267,3 @@ def test_gradient_checkpointing_runs_no_backward_pass_through_a_frozen_tower(tin
     )
     train(recipe, output=tmp_path, progress=False)
     assert needs and not any(needs)
-
-
-# Frozen parts in bfloat16
-
-
-def test_frozen_parts_are_held_as_their_bfloat16_cast_and_trained_ones_are_not(tiny):
-    model = tiny.build(dtype=torch.float32).model
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    freeze(model, {"projector": 1e-3, "visual_qkv": 1e-3})
-    hold_frozen(model, torch.bfloat16, computes_in=torch.bfloat16)
-    held = {name for name, p in model.named_parameters() if p.dtype is torch.bfloat16}
-    for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, before[name].to(parameter.dtype)), name
-        if parameter.requires_grad or parameter.ndim < 2 or "position" in name:
-            assert name not in held
-    assert "model.language_model.embed_tokens.weight" in held
-    assert "model.language_model.layers.0.self_attn.q_proj.text.weight" in held
-    assert "model.vision_tower.encoder.layers.0.mlp.fc1.weight" in held
-    assert model.lm_head.weight is model.get_input_embeddings().weight
-
-
-def test_frozen_in_bfloat16_a_run_has_nearly_the_same_losses_and_half_of_the_frozen_bytes(tiny, tmp_path):
-    bf16 = ["dtype=bfloat16", "stages.0.steps=3", "stages.1.steps=1"]
-    train(tiny.recipe(*bf16), output=tmp_path / "a", progress=False)
-    train(tiny.recipe(*bf16, "stages.0.frozen_dtype=bfloat16"), output=tmp_path / "b", progress=False)
-    for (_, a, _), (_, b, _) in zip(
-        losses(tmp_path / "a/pretrain"), losses(tmp_path / "b/pretrain"), strict=True
-    ):
-        assert a == pytest.approx(b, rel=5e-3)  # only the embeddings are rounded anew
-    size = [(tmp_path / run / "pretrain/model.safetensors").stat().st_size for run in "ab"]
-    assert size[1] < 0.75 * size[0]
-    one, two = own(load(tmp_path / "a/pretrain")), own(load(tmp_path / "b/pretrain", dtype=torch.float32))
-    name = "model.language_model.layers.0.mlp.up_proj.weight"
-    assert torch.equal(two[name], one[name].bfloat16().float())
-
-
-def test_weights_that_are_bfloat16_already_give_the_same_loss_to_the_bit(tiny, sample):
-    results = []
-    for dtype in (torch.float32, torch.bfloat16):
-        torch.manual_seed(0)
-        model = tiny.build(dtype=torch.float32).model
-        for parameter in model.parameters():
-            parameter.data = parameter.data.bfloat16().float()
-        freeze(model, {"projector": 1e-3, "visual_qkv": 1e-3})
-        hold_frozen(model, dtype, computes_in=torch.bfloat16)
-        with torch.autocast("cpu", torch.bfloat16):
-            results.append(model.train()(**sample).loss.item())
-    assert results[0] == results[1]
-
-
-def test_frozen_bfloat16_in_a_float32_run_says_what_to_set(tiny, tmp_path):
-    with pytest.raises(
-        ValueError, match="needs a run that computes in bfloat16, this one computes in float32"
-    ):
-        train(tiny.recipe("stages.0.frozen_dtype=bfloat16"), output=tmp_path, progress=False)
-
-
-# QLoRA
-
-
-def test_qlora_without_bitsandbytes_names_the_extra(tiny, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    recipe = tiny.recipe("stages.1.lora={rank: 4, alpha: 8, quantize: nf4}", "stages.0.steps=1")
-    with pytest.raises(ImportError, match=r"pip install 'llavit\[qlora\]'"):
-        train(recipe, output=tmp_path, progress=False)
-
-
-@pytest.fixture(scope="module")
-def wide(tiny, tmp_path_factory):
-    """Options of a recipe for an LLM of 64 channels: bitsandbytes reads narrower ones back wrongly on a CPU."""
-    pytest.importorskip("bitsandbytes", reason="of the extra `qlora`: make test-extras")
-    vision, llm = save_parts(tmp_path_factory.mktemp("wide"), width=64)
-    return [f"model.vision={vision}", f"model.llm={llm}"]
-
-
-def build_wide(tiny, wide):
-    spec = tiny.recipe(*wide).model
-    return build_llavit(spec.vision, spec.llm, vision_feature_layer=[1, -2], dtype=torch.float32).model.eval()
-
-
-@pytest.mark.extras
-def test_qlora_holds_the_linear_layers_of_the_llm_in_four_bits_and_no_others(tiny, wide):
-    from bitsandbytes.functional import dequantize_4bit
-    from bitsandbytes.nn import Linear4bit
-
-    torch.manual_seed(0)
-    whole, small = build_wide(tiny, wide), build_wide(tiny, wide)
-    small.load_state_dict(whole.state_dict())
-    quantize_llm(small)
-    decoder = whole.get_decoder()
-    linear = {name for name, module in decoder.named_modules() if isinstance(module, torch.nn.Linear)}
-    held = {name: m for name, m in small.get_decoder().named_modules() if isinstance(m, Linear4bit)}
-    assert held.keys() == {name for name in linear if not name.endswith(".visual")}
-    assert not any(isinstance(module, Linear4bit) for module in small.model.multi_modal_projector.modules())
-    for name, module in held.items():
-        weight = decoder.get_submodule(name).weight.detach()
-        assert module.weight.dtype is torch.uint8 and module.weight.numel() == weight.numel() / 2
-        near = dequantize_4bit(module.weight.data, module.weight.quant_state).float()
-        # Half of the widest step of NormalFloat is 0.152 of a block's largest weight; scales have 8 bits.
-        blocks = weight.reshape(-1, 64).abs().amax(1, keepdim=True)
-        assert ((near - weight).reshape(-1, 64).abs() <= 0.16 * blocks).all()
-
-
-@pytest.mark.extras
-def test_qlora_refuses_layers_that_bitsandbytes_would_compute_wrongly_on_a_cpu(tiny, wide):
-    with pytest.raises(
-        ValueError, match=r"a multiple of 64, layers.0.self_attn.q_proj.text has 32: .*wrongly"
-    ):
-        quantize_llm(tiny.build().model)
-
-
-@pytest.mark.extras
-def test_qlora_trains_over_four_bit_layers_and_loads_over_the_whole_base(tiny, wide, tmp_path, sample):
-    recipe = tiny.recipe(
-        *wide,
-        "dtype=bfloat16",
-        "stages.1.lora={rank: 4, alpha: 8, quantize: nf4}",
-        "stages.0.steps=1",
-        "stages.1.steps=3",
-    )
-    train(recipe, output=tmp_path, progress=False)
-    assert len(losses(tmp_path / "instruct")) == 3
-    before, after = load(tmp_path / "pretrain"), load(tmp_path / "instruct")
-    a, b = own(before), own(after)
-    text = "model.language_model.layers.0.self_attn.q_proj.text.weight"
-    assert torch.equal(a[text], b[text])
-    assert not torch.equal(a[text.replace("text", "visual")], b[text.replace("text", "visual")])
-    assert torch.isfinite(logits(after, sample)).all()
-    assert not torch.equal(logits(before, sample), logits(after, sample))
