@@ -77,14 +77,14 @@ def test_known_models_have_the_known_cache_and_visual_projections(llm, token, vi
     assert llava.parameters["visual_qkv"] == 0 and llava.token == token
 
 
-@pytest.mark.parametrize("llm", ["llama", "qwen2", "phi3"])
-def test_devices_share_matrices_and_heads_and_repeat_the_rest(llm):
-    config = config_of(llm)
+@pytest.mark.parametrize(("llm", "visual_qkv"), [("llama", True), ("qwen2", True), ("phi3", False)])
+def test_devices_share_matrices_and_heads_and_repeat_the_rest(llm, visual_qkv):
+    config = config_of(llm, visual_qkv=visual_qkv)
     one, two = serving_size(config), serving_size(config, devices=2)
     assert two.token == one.token // 2
     whole = sum(
         p.numel() * 2
-        for name, p in tiny(llm).named_parameters()
+        for name, p in tiny(llm, visual_qkv=visual_qkv).named_parameters()
         if "vision_tower" in name
         or "multi_modal_projector" in name
         or "norm" in name
@@ -98,6 +98,8 @@ def test_devices_that_heads_cannot_be_dealt_to_are_an_error_that_says_which_can(
         serving_size(serving_config("llava15-llavit-qwen2.5-7b"), devices=8)
     with pytest.raises(ValueError, match="int8 weights are served by one device, got 2"):
         serving_size(config_of("llama"), "int8", devices=2)
+    with pytest.raises(ValueError, match="2 devices cannot share the visual QKV of a phi3"):
+        serving_size(config_of("phi3"), devices=2)
 
 
 def test_chats_fill_the_room_that_weights_and_reserve_leave_in_whole_blocks():

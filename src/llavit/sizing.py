@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from llavit.model.configuration import LlavitConfig
+from llavit.model.families import family_of
 from llavit.model.quantize import install_int8
 from llavit.train.flops import meta_model
 from llavit.train.model_config import model_config
@@ -102,7 +103,7 @@ def serving_size(config: LlavitConfig, dtype: str = "bfloat16", devices: int = 1
         devices: that share the model (tensor parallel).
 
     Raises:
-        ValueError: heads that cannot be shared by so many devices, or int8 on several.
+        ValueError: what so many devices cannot share: heads, a fused visual QKV, int8 weights.
 
     Example:
         >>> vicuna = serving_config("llava15-llavit-vicuna-7b")
@@ -122,6 +123,11 @@ def serving_size(config: LlavitConfig, dtype: str = "bfloat16", devices: int = 1
         raise ValueError(
             f"{devices} devices cannot share {heads} heads and {kv_heads} KV heads: expected one of {fit}; further "
             "devices serve copies of the model (data parallel)"
+        )
+    if devices > 1 and config.visual_qkv and len(family_of(llm).projections) == 1:
+        raise ValueError(
+            f"{devices} devices cannot share the visual QKV of a {llm.model_type}, whose q, k and v are one "
+            "projection; further devices serve copies of the model (data parallel)"
         )
     computes_in = torch.bfloat16 if dtype == "int8" else getattr(torch, dtype)
     model = meta_model(config).to(computes_in)
