@@ -60,7 +60,7 @@ def estimate(
     ] = 2,
     markdown: Annotated[bool, typer.Option("--markdown", help="With --serving: print Markdown.")] = False,
 ) -> None:
-    """Say what a recipe takes: parameters, memory, operations, time. Downloads no weights."""
+    """Say what a recipe takes: parameters, memory, operations, time; or what serving a model does. Needs no weights."""
     from llavit.progress import quiet_transformers
 
     if serving:
