@@ -74,8 +74,9 @@ test-extras: $(EXTRAS)/.ready
 test-lmms: $(VENV)/.dev $(LMMS)/.ready
 	$(QUIET_THREADS) LMMS_PYTHON=$(abspath $(LMMS))/bin/python $(BIN)/pytest -m slow tests/evaluate/lmms
 
-test-vllm: $(VLLM)/.ready
+test-vllm: $(VENV)/.dev $(VLLM)/.ready
 	$(QUIET_THREADS) $(VLLM)/bin/python -m pytest -m vllm tests/vllm
+	$(QUIET_THREADS) VLLM=$(abspath $(VLLM)) $(BIN)/pytest -m vllm tests/serve
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

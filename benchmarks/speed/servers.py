@@ -184,7 +184,9 @@ def vllm_facts(environment: str | None) -> tuple[Path | None, dict[str, Any]]:
         its Python and versions; or None and the reason, as `{"left out": ...}`.
     """
     if not environment:
-        return None, {"left out": "VLLM is not set to the folder of an environment with vLLM and llavit"}
+        return None, {
+            "left out": "no environment with vLLM and llavit: make test-vllm makes one, VLLM names another"
+        }
     python = Path(environment).absolute() / "bin" / "python"
     if not python.exists():
         return None, {

@@ -48,7 +48,7 @@ def test_a_server_that_cannot_start_is_an_error_with_the_end_of_its_log(tmp_path
 @pytest.mark.parametrize(
     ("environment", "reason"),
     [
-        (None, "VLLM is not set"),
+        (None, "no environment with vLLM and llavit: make test-vllm"),
         ("/nowhere", "VLLM is set to a folder without bin/python"),
         (
             sys.prefix,
