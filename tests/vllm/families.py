@@ -40,8 +40,3 @@ LLMS: dict[str, Callable[[], PreTrainedConfig]] = {
     "smollm3": lambda: SmolLM3Config(**{**_SIZES, "num_hidden_layers": 4}),
     "olmo2": lambda: Olmo2Config(**_SIZES),
 }
-
-VARIANTS: dict[str, Callable[[], PreTrainedConfig]] = {
-    "gemma2 without a cap": lambda: Gemma2Config(**_GEMMA, attn_logit_softcapping=None),
-}
-"""Not families of their own."""

@@ -115,6 +115,13 @@ def test_the_transformers_backend():
     ]
 
 
+def test_logits_are_scaled_and_capped_by_attributes():
+    from vllm.model_executor.layers.logits_processor import LogitsProcessor
+
+    source = inspect.getsource(LogitsProcessor)
+    assert "self.scale = scale" in source and "self.soft_cap = soft_cap" in source
+
+
 def test_operators_find_modules_and_rows_in_the_forward_context():
     from vllm.config import CompilationConfig
     from vllm.forward_context import ForwardContext
