@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(not VLLM, reason="vLLM has an environment of its own: make test-vllm"),
 ]
 
-TASKS = "mini-pope,mini-mme,mini-mmvp"
+TASKS = "mini-pope,mini-gqa,mini-ocrbench"
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def bench(tmp_path_factory):
     from llavit.starter.bench.build import build_bench
 
     folder = tmp_path_factory.mktemp("bench")
-    build_bench(folder, TASKS, items=8, workers=1)
+    build_bench(folder, TASKS, items=4, workers=1)
     return folder
 
 
@@ -50,7 +50,7 @@ def model(tmp_path_factory):
 
 def test_the_starters_score_through_vllm_is_ours_question_by_question(model, bench):
     found = scores(model, VLLM, bench, TASKS, options=("--block-size", "32"))
-    assert found["differences"] == [] and found["alike"] == found["questions"] >= 24
-    assert found["different_texts"] >= 5  # else anything would be alike
+    assert found["differences"] == [] and found["alike"] == found["questions"] == 12
+    assert found["different_texts"] >= 4  # else anything would be alike
     for task in found["tasks"].values():
         assert task["here"] == task["there"]
