@@ -245,13 +245,23 @@ def test_only_visual_rows_are_projected_twice(monkeypatch):
         assert torch.equal(got[:, ~visual], text[:, ~visual])
 
 
-def test_the_image_token_is_suppressed():
+def test_the_image_token_is_suppressed_in_both_model_runners():
+    from vllm.v1.sample.logits_processor import LogitsProcessor as First
+    from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as Second
+
     from llavit.serve.vllm.inside.sampling import NoImageToken
 
+    assert issubclass(NoImageToken, First) and issubclass(NoImageToken, Second)
+    assert arguments(First.__init__) == ["self", "vllm_config", "device", "is_pin_memory"]
+    assert arguments(Second.__init__) == ["self", "vllm_config", "req_states"]
+    assert arguments(First.apply) == ["self", "logits"]
+    assert arguments(Second.apply) == ["self", "logits", "ctx"]
     config = SimpleNamespace(model_config=SimpleNamespace(hf_config=SimpleNamespace(image_token_id=2)))
-    processor = NoImageToken(config, torch.device("cpu"), False)
-    logits = processor.apply(torch.zeros(2, 4))
-    assert logits.isneginf().nonzero().tolist() == [[0, 2], [1, 2]] and not processor.is_argmax_invariant()
+    first = NoImageToken(config, torch.device("cpu"), False)
+    second = NoImageToken(config, object())
+    assert not first.is_argmax_invariant() and second.add_request(0, None)
+    for logits in (first.apply(torch.zeros(2, 4)), second.apply(torch.zeros(2, 4), object())):
+        assert logits.isneginf().nonzero().tolist() == [[0, 2], [1, 2]]
 
 
 def settings_of(tensor_parallel_size=1, lora=None, **switches):

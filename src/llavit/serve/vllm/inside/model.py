@@ -50,14 +50,12 @@ class LlavitForConditionalGeneration(TransformersMultiModalForCausalLM):
         self._routes = self.config.visual_qkv
         self._told = False
         self._visual_n: torch.Tensor | None = None
-        if (
-            self.pp_group.is_last_rank
-        ):  # transformers' LLaVA has no cap after its head, whatever the LLM alone has
+        # transformers' LLaVA has no cap after its head, whatever the LLM alone has.
+        if self.pp_group.is_last_rank:
             self.logits_processor.soft_cap, self.logits_processor.scale = None, 1.0
+        # SigLIP's pooling: nobody reads it, and it does not run with vLLM's layers.
         for module in self.model.vision_tower.modules():
-            if getattr(
-                module, "use_head", False
-            ):  # SigLIP's pooling: nobody reads it, and it does not run with vLLM's layers
+            if getattr(module, "use_head", False):
                 module.use_head = False
         on_cpu = current_platform.is_cpu()
         second_runner = not on_cpu and vllm_config.use_v2_model_runner
