@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from llavit import data
 from llavit.cli import app
-from llavit.cli_data import DataFormat, DataStyle
+from llavit.cli.data import DataFormat, DataStyle
 from llavit.data import JsonReader, open_reader, preview_page, preview_records, verify_data
 from llavit.data.dataset import Style
 from llavit.data.preview import pieces

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llavit.cli_errors import reports_errors
+from llavit.cli.errors import reports_errors
 from llavit.progress import quiet_transformers, status
 
 

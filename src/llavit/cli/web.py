@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from llavit.cli_choices import Compile, Dtype
-from llavit.cli_errors import reports_errors
+from llavit.cli.choices import Compile, Dtype
+from llavit.cli.errors import reports_errors
 from llavit.progress import status
 
 

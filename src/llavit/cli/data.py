@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llavit.cli_errors import reports_errors
+from llavit.cli.errors import reports_errors
 
 data_app = typer.Typer(help="Look at data before training does.", no_args_is_help=True)
 

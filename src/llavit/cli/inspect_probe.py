@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from llavit.cli_choices import Dtype
-from llavit.cli_errors import reports_errors
-from llavit.cli_inspect import (
+from llavit.cli.choices import Dtype
+from llavit.cli.errors import reports_errors
+from llavit.cli.inspect import (
     OUTPUT,
     DtypeOption,
     ImageOption,

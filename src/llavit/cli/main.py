@@ -13,20 +13,20 @@ from typing import Annotated, Any
 
 import typer
 
-import llavit.cli_inspect_attention
-import llavit.cli_inspect_knockout
-import llavit.cli_inspect_probe  # noqa: F401  # their commands
-from llavit.cli_bench import bench_app
-from llavit.cli_compare import compare
-from llavit.cli_data import data_app
-from llavit.cli_errors import reports_errors as _reports_errors
-from llavit.cli_errors import show_traceback
-from llavit.cli_estimate import estimate
-from llavit.cli_eval import eval_, table
-from llavit.cli_export import export
-from llavit.cli_inspect import inspect_app
-from llavit.cli_serve import serve
-from llavit.cli_web import web
+import llavit.cli.inspect_attention
+import llavit.cli.inspect_knockout
+import llavit.cli.inspect_probe  # noqa: F401  # their commands
+from llavit.cli.bench import bench_app
+from llavit.cli.compare import compare
+from llavit.cli.data import data_app
+from llavit.cli.errors import reports_errors as _reports_errors
+from llavit.cli.errors import show_traceback
+from llavit.cli.estimate import estimate
+from llavit.cli.eval import eval_, table
+from llavit.cli.export import export
+from llavit.cli.inspect import inspect_app
+from llavit.cli.serve import serve
+from llavit.cli.web import web
 from llavit.progress import status
 
 app = typer.Typer(
@@ -208,7 +208,7 @@ def build(
 ) -> None:
     """Build the starter's pictures and weights; what is there already is reused."""
     if full:
-        from llavit.cli_full import build_full
+        from llavit.cli.full import build_full
 
         return build_full(output or Path("runs/starter-full"), image_size, seed, yes)
     output = output or Path("runs/starter-data")
@@ -244,7 +244,3 @@ def demo(
     from llavit.demo import run_demo
 
     run_demo(output)
-
-
-if __name__ == "__main__":
-    app()

@@ -8,8 +8,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from llavit.cli_choices import Dtype
-from llavit.cli_errors import reports_errors
+from llavit.cli.choices import Dtype
+from llavit.cli.errors import reports_errors
 
 Result = TypeVar("Result")
 

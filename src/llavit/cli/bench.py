@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from llavit.cli_errors import reports_errors
+from llavit.cli.errors import reports_errors
 
 bench_app = typer.Typer(help="The benchmark that needs no download.", no_args_is_help=True)
 

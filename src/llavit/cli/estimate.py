@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llavit.cli_choices import ServedDtype
-from llavit.cli_errors import reports_errors
+from llavit.cli.choices import ServedDtype
+from llavit.cli.errors import reports_errors
 
 if TYPE_CHECKING:
     from llavit.sizing import Plan

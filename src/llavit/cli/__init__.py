@@ -1,0 +1,5 @@
+"""The command line. `main.py` has the app and the commands of everyday; the others have a file each."""
+
+from llavit.cli.main import app
+
+__all__ = ["app"]
