@@ -34,6 +34,20 @@ def resolve_dtype(wanted: str) -> tuple[torch.dtype, str]:
     return torch.float32, "this CPU does not multiply bfloat16 natively"
 
 
+def resolve_frozen_dtype(wanted: str, computes_in: torch.dtype) -> torch.dtype:
+    """Choose what frozen matrices are held in.
+
+    Args:
+        wanted: "auto", "float32" or "bfloat16".
+        computes_in: dtype of the run, which is what "auto" takes.
+
+    Example:
+        >>> resolve_frozen_dtype("auto", torch.bfloat16), resolve_frozen_dtype("float32", torch.bfloat16)
+        (torch.bfloat16, torch.float32)
+    """
+    return computes_in if wanted == "auto" else getattr(torch, wanted)
+
+
 def resolve_attention(wanted: str, dtype: torch.dtype) -> str:
     """Choose the LLM's attention implementation.
 

@@ -27,7 +27,7 @@ cells:
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["llavit.compare.run", "llavit.compare.report", "tests.compare.parts"])
-TIMEOUT = 120
+TIMEOUT = 400
 """Seconds after which processes count as hanging; they take a few."""
 
 

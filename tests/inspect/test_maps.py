@@ -84,7 +84,8 @@ def test_only_the_keys_that_are_asked_for_are_kept():
     model, inputs = tiny_of("llama"), prompt_of("llama")
     whole = attention_weights(model, inputs, range(25))
     some = attention_weights(model, inputs, [20, -1], layers=[1], keys=[3, -2])
-    assert torch.equal(some, whole[[1]][:, :, [20, 24]][..., [3, 23]])
+    # Not to the bit: a product of fewer rows may add up in another order.
+    torch.testing.assert_close(some, whole[[1]][:, :, [20, 24]][..., [3, 23]], atol=1e-6, rtol=0)
     with pytest.raises(ValueError, match="key 25"):
         attention_weights(model, inputs, [0], keys=[25])
 

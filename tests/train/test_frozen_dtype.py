@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from llavit.train.lora import hold_frozen
 from llavit.train.parts import freeze
@@ -59,3 +60,12 @@ def test_frozen_bfloat16_in_a_float32_run_says_what_to_set(tiny, tmp_path):
         ValueError, match="needs a run that computes in bfloat16, this one computes in float32"
     ):
         train(tiny.recipe("stages.0.frozen_dtype=bfloat16"), output=tmp_path, progress=False)
+
+
+def test_frozen_auto_is_what_the_run_computes_in(tiny, tmp_path):
+    name = "model.vision_tower.encoder.layers.0.mlp.fc1.weight"
+    for dtype in ("float32", "bfloat16"):
+        few = [f"dtype={dtype}", "stages.0.frozen_dtype=auto", "stages.0.steps=1", "stages.1.steps=1"]
+        train(tiny.recipe(*few), output=tmp_path / dtype, progress=False)
+        with safe_open(tmp_path / dtype / "pretrain/model.safetensors", "pt") as saved:
+            assert saved.get_tensor(name).dtype is getattr(torch, dtype)

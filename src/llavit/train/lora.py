@@ -145,7 +145,7 @@ def hold_frozen(model: Any, dtype: torch.dtype, computes_in: torch.dtype) -> Non
     if computes_in is not dtype:
         raise ValueError(
             f"frozen_dtype {_name(dtype)} needs a run that computes in {_name(dtype)}, this one computes in "
-            f"{_name(computes_in)}; set dtype: {_name(dtype)}, or frozen_dtype: float32"
+            f"{_name(computes_in)}; set dtype: {_name(dtype)}, or frozen_dtype: auto"
         )
     embeddings = model.get_input_embeddings()
     for module in model.modules():

@@ -28,6 +28,7 @@ from llavit.model.compat import recompute_activations
 from llavit.model.configuration import LlavitConfig
 from llavit.model.modeling import LlavitForConditionalGeneration
 from llavit.model.routing import VisualRoute
+from llavit.precision import resolve_frozen_dtype
 from llavit.train.lora import hold_frozen
 from llavit.train.parts import freeze, parameters_by_part
 from llavit.train.recipe import Stage
@@ -158,7 +159,7 @@ def step_memory(
             if stage.lora.quantize == "nf4":
                 quantised = {n for n, _ in model.named_parameters() if n.endswith(".base_layer.weight")}
     freeze(model, stage.learning_rates.by_part())
-    hold_frozen(model, getattr(torch, stage.frozen_dtype), computes_in=dtype)
+    hold_frozen(model, resolve_frozen_dtype(stage.frozen_dtype, dtype), computes_in=dtype)
     weights = sum(
         p.numel() * (_NF4_BYTES if n in quantised else p.element_size()) for n, p in model.named_parameters()
     )

@@ -50,7 +50,7 @@ class Stage:
             Changes speed, not the result.
         lora: train adapters instead of the LLM's own weights.
         frozen_dtype: what the matrices of frozen parts are held in, and saved in. bfloat16 halves their memory; it
-            needs a run that computes in bfloat16, which rounds them to it anyway.
+            needs a run that computes in bfloat16, which rounds them to it anyway. "auto" is the run's own dtype.
         gradient_checkpointing: run each layer again in the backward pass instead of keeping its activations.
         save_every: optimizer steps between checkpoints to resume from; without it a stage starts again.
         keep_checkpoints: how many of them are kept.
@@ -74,7 +74,7 @@ class Stage:
     pack_length: int | None = None
     group_by_length: bool = False
     lora: LoraSpec | None = None
-    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+    frozen_dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
     save_every: int | None = None
     keep_checkpoints: int = 1

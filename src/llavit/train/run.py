@@ -18,7 +18,7 @@ from llavit.data import Collator, ConversationDataset, SkipLog, Skipped
 from llavit.data.readers import Reader
 from llavit.model.adapters import has_adapters, merge_adapters
 from llavit.model.compat import recompute_activations
-from llavit.precision import resolve_attention, resolve_dtype
+from llavit.precision import resolve_attention, resolve_dtype, resolve_frozen_dtype
 from llavit.progress import quiet_transformers
 from llavit.train.arguments import training_arguments
 from llavit.train.compiling import compile_layers
@@ -151,7 +151,7 @@ def _run_stage(
             recipe.feature_cache, model, processor, reader, dtype=dtype, device=args.device, console=console
         )
     model.set_attn_implementation({"text_config": resolve_attention(recipe.attention, dtype)})
-    hold_frozen(model, getattr(torch, stage.frozen_dtype), computes_in=dtype)
+    hold_frozen(model, resolve_frozen_dtype(stage.frozen_dtype, dtype), computes_in=dtype)
     console.print(parts_table(model, rates, f"Stage {stage.name}: {len(reader):,} records"))
     if stage.gradient_checkpointing:
         recompute_activations(model)
