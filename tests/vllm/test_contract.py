@@ -122,6 +122,12 @@ def test_logits_are_scaled_and_capped_by_attributes():
     assert "self.scale = scale" in source and "self.soft_cap = soft_cap" in source
 
 
+def test_fused_layers_are_remembered_in_a_cache():
+    from vllm.model_executor.models.transformers.fuser import get_fusers
+
+    get_fusers.cache.clear()
+
+
 def test_operators_find_modules_and_rows_in_the_forward_context():
     from vllm.config import CompilationConfig
     from vllm.forward_context import ForwardContext

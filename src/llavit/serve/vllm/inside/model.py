@@ -18,6 +18,7 @@ from vllm.model_executor.models.transformers import (
     MultiModalProcessor,
     TransformersMultiModalForCausalLM,
 )
+from vllm.model_executor.models.transformers.fuser import get_fusers
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.platforms import current_platform
 
@@ -46,7 +47,10 @@ class LlavitForConditionalGeneration(TransformersMultiModalForCausalLM):
     mm_prefix_clamp_sliding_window = True
 
     def __init__(self, *, vllm_config: Any, prefix: str = ""):
+        # Of fused layers vLLM remembers by class what it found; with visual QKV the same class is another.
+        get_fusers.cache.clear()
         super().__init__(vllm_config=vllm_config, prefix=prefix)
+        get_fusers.cache.clear()
         self._routes = self.config.visual_qkv
         self._told = False
         self._visual_n: torch.Tensor | None = None
