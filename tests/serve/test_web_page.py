@@ -19,7 +19,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="opening the page
 from llavit.serve.web.page import Page  # noqa: E402  (needs gradio)
 
 pytestmark = needs_chromium
-WAIT = 15_000  # milliseconds; everything here takes less than one second on a quiet machine
+WAIT = 60_000  # milliseconds; everything here takes less than one second on a quiet machine, and a wait ends early
 
 
 @pytest.fixture(scope="module")
