@@ -200,3 +200,30 @@ def test_the_options_and_pictures_of_the_docs_exist():
     assert len(options) > 5 and all(option in help_ for option in options)
     pictures = re.findall(r"web/[a-z-]+\.png", TEXT)
     assert len(pictures) == 3 and all((DOCS / picture).is_file() for picture in pictures)
+
+
+UPLOADS = """
+from gradio.utils import get_upload_folder
+from llavit.serve.web import page
+class Engine: name, model = "a", None
+try:
+    page.Page([Engine()])  # fails later: it is no engine
+except AttributeError:
+    pass
+print(get_upload_folder())
+"""
+
+
+def test_each_server_keeps_uploads_in_a_folder_of_its_own(tmp_path):
+    """gradio's own is shared, and a server deletes what it is done with, another's pictures of the same name too."""
+    plain = {key: value for key, value in os.environ.items() if key != "GRADIO_TEMP_DIR"}
+
+    def uploads(environment):
+        command = [sys.executable, "-c", UPLOADS]
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    one, two = uploads(plain), uploads(plain)
+    assert one != two and "llavit-uploads-" in one and not Path(one).exists()  # gone with its process
+    assert uploads({**plain, "GRADIO_TEMP_DIR": str(tmp_path)}) == str(tmp_path)

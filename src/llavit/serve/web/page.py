@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import socket
@@ -36,6 +37,8 @@ except ImportError as error:
     raise ImportError('the web page needs gradio: pip install "llavit[web]"') from error
 
 HERE = Path(__file__).parent
+UPLOADS = "GRADIO_TEMP_DIR"
+"""Environment variable of the folder where gradio puts uploads."""
 SHOWN_SIDE = 1024
 """Longest side in pixels of a picture as the page shows it; the model gets the whole."""
 FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
@@ -85,6 +88,7 @@ class Page:
         self.max_upload_bytes = max_upload_bytes
         self.url = ""
         self._talks: dict[str, Talk] = {}
+        _keep_uploads_apart()
         self._folder = tempfile.TemporaryDirectory(prefix="llavit-web-")
         self._examples = [(self._shown(example.image), example) for example in examples]
         self.blocks = self._build()
@@ -328,6 +332,18 @@ class Page:
 
 async def _refuse_host(message: str, scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse(message, 403)(scope, receive, send)
+
+
+def _keep_uploads_apart() -> None:
+    """Give this process a folder of its own for what browsers upload, unless GRADIO_TEMP_DIR names one.
+
+    Gradio's is one for all its processes, with files named by their content, and each process deletes what it is done
+    with: two servers on a machine would take the same picture away from each other.
+    """
+    if UPLOADS not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="llavit-uploads-")
+        atexit.register(folder.cleanup)
+        os.environ[UPLOADS] = folder.name
 
 
 def _box(*, busy: bool, **changes: Any) -> Any:
