@@ -16,6 +16,10 @@ from transformers import (
 )
 
 SIDE = 16
+HEAD_DIM = 32
+"""Of the tiny LLMs. Below 24, torch's compiled flex_attention for CPUs without AVX-512 reads past the keys and
+overwrites its row maxima (lengths of 8 modulo 16 under 128): NaN, if memory held it. No real LLM has such heads.
+"""
 TEMPLATE = (
     "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
     "{% if add_generation_prompt %}<s>assistant: {% endif %}"
@@ -61,6 +65,7 @@ def save_parts(folder: Path, width: int = 32) -> tuple[Path, Path]:
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
+            head_dim=HEAD_DIM,
             max_position_embeddings=512,
             tie_word_embeddings=True,
             pad_token_id=0,

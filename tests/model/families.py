@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from llavit import LlavitConfig, LlavitForConditionalGeneration
+from tests.tiny import HEAD_DIM
 
 IMAGE = 99
 """Image token of the tiny models, the last of a vocabulary of 100."""
@@ -38,7 +39,7 @@ _SIZES = dict(
     intermediate_size=96,
     num_attention_heads=4,
     num_key_value_heads=2,
-    head_dim=16,
+    head_dim=HEAD_DIM,
     max_position_embeddings=256,
     pad_token_id=0,
     bos_token_id=1,
