@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
+from transformers import CLIPImageProcessorPil, LlavaImageProcessorPil, SiglipImageProcessorPil
 
 from llavit.inspect.attention import answer_attention, answer_words, seen_box
 from llavit.inspect.weights import attention_weights
@@ -217,6 +217,17 @@ def test_the_box_is_what_the_image_processor_lets_the_model_see():
     assert (values(picture) - values(edge))[..., 0].abs().min() > 1
     stretches = SiglipImageProcessorPil(size=size)
     assert seen_box(stretches, 300, 100) == (0.0, 0.0, 1.0, 1.0)
+
+
+def test_the_box_of_a_picture_that_is_padded_to_a_square_reaches_beyond_it():
+    size = {"height": 16, "width": 16}
+    pads = LlavaImageProcessorPil(do_pad=True, size={"shortest_edge": 16}, crop_size=size)
+    assert seen_box(pads, 100, 100) == (0.0, 0.0, 1.0, 1.0)
+    assert seen_box(pads, 200, 100) == (0.0, -0.5, 1.0, 1.5)
+    assert seen_box(pads, 100, 400) == (-1.5, 0.0, 2.5, 1.0)
+    # The picture's own rows are where the box says, and nowhere else.
+    seen = pads(Image.new("RGB", (200, 100), "white"), return_tensors="pt")["pixel_values"][0, 0]
+    assert (seen[4:12] > 1.5).all() and (seen[:4] < 0.5).all() and (seen[12:] < 0.5).all()
 
 
 def test_an_answer_that_copies_a_patch_is_traced_to_that_patch(tiny):

@@ -37,3 +37,11 @@ def test_models_are_named_by_what_tells_them_apart():
     assert model_names(["x/llava/instruct", "x/llavit/instruct"]) == ["llava/instruct", "llavit/instruct"]
     assert model_names(["a/b"]) == ["b"]
     assert model_names(["a/b", "a/b"]) == ["b (1)", "b (2)"]
+
+
+def test_layers_that_run_backwards_are_an_error_and_not_none():
+    from llavit.cli.inspect import numbers
+
+    assert numbers("3,5-7,-1") == [3, 5, 6, 7, -1]
+    with pytest.raises(ValueError, match="the smaller number first, got '7-5'"):
+        numbers("3,7-5")

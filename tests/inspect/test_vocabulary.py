@@ -86,6 +86,19 @@ def test_at_the_input_a_word_is_nearest_to_itself(llm):
     np.testing.assert_allclose(cosines, slow.topk(2).values, rtol=1e-4)
 
 
+def test_many_states_are_scored_some_at_a_time(monkeypatch):
+    model = tiny("llama")
+    words, states = vocabulary(model), torch.randn(7, 64, generator=torch.Generator().manual_seed(3))
+    most: list[int] = []
+    model.lm_head.register_forward_hook(lambda module, args, output: most.append(len(output)))
+    whole = (*words.nearest_outputs(states, 3), *words.nearest_embeddings(states, 3))
+    monkeypatch.setattr("llavit.inspect.vocabulary.PIECE", 200)  # scores of two states
+    parts = (*words.nearest_outputs(states, 3), *words.nearest_embeddings(states, 3))
+    assert most == [7, 2, 2, 2, 1]
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
 def test_a_tied_head_gives_the_same_words_as_an_untied_copy_of_it():
     from llavit import LlavitForConditionalGeneration
     from tests.model.families import config_of

@@ -104,8 +104,10 @@ def numbers(text: str | None) -> list[int] | None:
         match = re.fullmatch(r"\s*(-?\d+)(?:-(\d+))?\s*", part)
         if match is None:
             raise ValueError(f"layers {text!r}: expected numbers and ranges like 0,5,10-14, got {part!r}")
-        first = int(match[1])
-        found += range(first, int(match[2]) + 1) if match[2] else [first]
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ValueError(f"layers {text!r}: expected the smaller number first, got {part!r}")
+        found += range(first, last + 1)
     return found
 
 

@@ -148,8 +148,8 @@ def answer_attention(
 def seen_box(image_processor: Any, width: int, height: int) -> tuple[float, float, float, float]:
     """Return which part of a picture a model sees: (left, top, right, bottom) in shares of its width and height.
 
-    An image processor that cuts out the middle leaves the margins unseen; one that pads reaches beyond 0 and 1. The
-    patches of `answer_attention` divide this box.
+    An image processor that cuts out the middle leaves the margins unseen; one that pads, also to a square first as
+    LLaVA-1.5 does, reaches beyond 0 and 1. The patches of `answer_attention` divide this box.
 
     Example:
         >>> from transformers import CLIPImageProcessorPil
@@ -158,6 +158,23 @@ def seen_box(image_processor: Any, width: int, height: int) -> tuple[float, floa
         (0.25, 0.0, 0.75, 1.0)
     """
     size = image_processor.size
+    if getattr(image_processor, "do_pad", False) and hasattr(image_processor, "pad_to_square"):
+        side = max(width, height)
+        left, top = (side - width) // 2, (side - height) // 2
+        box = _seen_of_whole(image_processor, size, side, side)
+        return (
+            (box[0] * side - left) / width,
+            (box[1] * side - top) / height,
+            (box[2] * side - left) / width,
+            (box[3] * side - top) / height,
+        )
+    return _seen_of_whole(image_processor, size, width, height)
+
+
+def _seen_of_whole(
+    image_processor: Any, size: Any, width: int, height: int
+) -> tuple[float, float, float, float]:
+    """Return what resizing and cutting out the middle leave of a picture."""
     shown_w, shown_h = float(width), float(height)
     if getattr(image_processor, "do_resize", True):
         shortest = size.get("shortest_edge")

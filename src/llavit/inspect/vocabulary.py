@@ -9,12 +9,15 @@ Shapes: v tokens, k words, d LLM width, w vocabulary.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+
+PIECE = 1 << 26
+"""Scores that are made at once: 256 MB in float32. A vocabulary is 32,000 to 260,000 words, an image 576 tokens."""
 
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _FILLERS = {
@@ -91,9 +94,12 @@ class Vocabulary:
             (v, k) token ids, nearest first, and (v, k) cosines.
         """
         lengths_w = self.embeddings_wd.float().norm(dim=-1).clamp_min(1e-12)
-        products = (x_vd.to(self.embeddings_wd) @ self.embeddings_wd.T).float()
-        cosines = products / lengths_w / x_vd.float().norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        return self._largest(cosines, k)
+
+        def cosines(x_pd: torch.Tensor) -> torch.Tensor:
+            products = (x_pd.to(self.embeddings_wd) @ self.embeddings_wd.T).float()
+            return products / lengths_w / x_pd.float().norm(dim=-1, keepdim=True).clamp_min(1e-12)
+
+        return self._largest(cosines, x_vd, k)
 
     @torch.no_grad()
     def nearest_outputs(self, h_vd: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -109,19 +115,27 @@ class Vocabulary:
         Returns:
             (v, k) token ids, likeliest first, and (v, k) probabilities, over the whole vocabulary.
         """
-        logits = self.model.lm_head(self.model.model.language_model.norm(h_vd)).float()
-        return self._largest(logits - logits.logsumexp(-1, keepdim=True), k, exponent=True)
+
+        def logarithms(h_pd: torch.Tensor) -> torch.Tensor:
+            return self.model.lm_head(self.model.model.language_model.norm(h_pd)).float().log_softmax(-1)
+
+        ids, likelihoods = self._largest(logarithms, h_vd, k)
+        return ids, np.exp(likelihoods)
 
     def _largest(
-        self, scores_vw: torch.Tensor, k: int, exponent: bool = False
+        self, score: Callable[[torch.Tensor], torch.Tensor], x_vd: torch.Tensor, k: int
     ) -> tuple[np.ndarray, np.ndarray]:
+        """Give the k words of the largest scores, some states at a time."""
         count = int((~self.hidden_w).sum())
         if not 1 <= k <= count:
             raise ValueError(f"k={k}: expected 1 to {count}, the number of words")
-        scores, ids = scores_vw.masked_fill(self.hidden_w[: scores_vw.shape[-1]], float("-inf")).topk(
-            k, dim=-1
-        )
-        return ids.cpu().numpy().astype(np.int32), (scores.exp() if exponent else scores).cpu().numpy()
+        found = []
+        for part in x_vd.split(max(1, PIECE // len(self.hidden_w))):
+            scores_pw = score(part)
+            hidden = self.hidden_w[: scores_pw.shape[-1]]
+            found.append([each.cpu() for each in scores_pw.masked_fill_(hidden, -torch.inf).topk(k, dim=-1)])
+        scores, ids = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return ids.numpy().astype(np.int32), scores.numpy()
 
     def naming(self, names: dict[str, Iterable[str]]) -> dict[str, list[int]]:
         """Return the tokens that name each thing.
