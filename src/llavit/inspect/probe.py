@@ -120,7 +120,8 @@ def probe_pictures(
 
     Probes learn from pictures that are drawn like the model's training data. Those of `val` were never shown to it;
     those of `instruct` were, if it was trained on this corpus, so that they flatter its LLM. They are asked about
-    pictures of `test` without concepts that training never shows.
+    pictures of `test` without concepts that training never shows. A concept has one drawing in each style, so that in a
+    seen style probes are asked about drawings that they learned from; in the unseen style they are not.
 
     Args:
         data: folder of a corpus (`llavit.starter.corpus.build_corpus`).
