@@ -167,9 +167,8 @@ def _bench(folder: Path, tasks: str, edition: Any) -> list[Any]:
         from llavit.starter.bench.registry import TASKS
 
         known = {"all", *TASKS, *(task.family for task in TASKS.values())}
-        there = {path.parent.name for path in folder.glob("*/task.json")}
-        missing = [name for name in tasks.split(",") if name.strip() not in there]
-        if not missing or any(name.strip() not in known for name in missing):
+        missing = _not_built(folder, tasks)
+        if not missing or any(name not in known for name in missing):
             raise
         if isinstance(error, ValueError) and "unknown tasks" not in str(error):
             raise
@@ -182,6 +181,17 @@ def _bench(folder: Path, tasks: str, edition: Any) -> list[Any]:
     with progress_bar("drawing") as progress:
         build_bench(folder, missing, edition, progress=progress)
     return load_bench(folder, tasks)
+
+
+def _not_built(folder: Path, tasks: str) -> list[str]:
+    """List what is asked for, tasks and families, that has no folder of its name.
+
+    Example:
+        >>> _not_built(Path("no/such/bench"), "mini-mme, general")
+        ['mini-mme', 'general']
+    """
+    there = {path.parent.name for path in folder.glob("*/task.json")}
+    return [name for name in (part.strip() for part in tasks.split(",")) if name not in there]
 
 
 def _note_absent(folder: Path, found: list[Any], tasks: str) -> None:
