@@ -9,6 +9,7 @@ from llavit.model.families import FAMILIES
 from llavit.train.flops import meta_model
 from llavit.train.model_config import model_config
 from llavit.train.parts import parameters_by_part
+from tests.tiny import HEAD_DIM
 
 from .parts import GRID, experiment, save_grid
 
@@ -185,7 +186,8 @@ def test_parameter_matched_controls_have_as_many_parameters_as_visual_qkv(grid):
     stage = recipe_of(grid, "llava-extra-lora").stages[0]
     assert stage.lora is not None and stage.lora.alpha == 2 * stage.lora.rank
     # 2 layers of width 32, 4 heads, 2 of keys, 64 inside
-    rank_1 = 2 * ((32 + 32) + 2 * (32 + 16) + (32 + 32) + 3 * (32 + 64))
+    queries, keys = 4 * HEAD_DIM, 2 * HEAD_DIM
+    rank_1 = 2 * ((32 + queries) + 2 * (32 + keys) + (queries + 32) + 3 * (32 + 64))
     assert stage.lora.rank * rank_1 == pytest.approx(extra, abs=rank_1 / 2)
 
 
