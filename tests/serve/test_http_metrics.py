@@ -3,8 +3,11 @@
 import asyncio
 import re
 
+import httpx
 import pytest
+from fastapi import FastAPI
 
+from llavit.serve.http import Settings, create_app
 from tests.serve.http_parts import chat, client, image_part
 
 
@@ -79,6 +82,32 @@ def test_a_key_opens_v1_and_nothing_else_opens_it(http_engine):
             assert (await http.get(path)).status_code == 200
 
     run(http_engine, conversation, api_key="sesame")
+
+
+@pytest.mark.parametrize("mounted", [True, False], ids=["mounted", "root_path"])
+def test_below_another_path_it_answers_and_asks_for_the_key_all_the_same(http_engine, mounted):
+    app = create_app(http_engine, Settings(model_name="tiny", api_key="sesame", max_request_bytes=10_000))
+    if mounted:
+        outer = FastAPI()
+        outer.mount("/llm", app)
+        transport = httpx.ASGITransport(outer)
+    else:
+        transport = httpx.ASGITransport(app, root_path="/llm")  # as uvicorn's option sets it
+    body, key = chat("a", max_tokens=1), {"authorization": "Bearer sesame"}
+
+    async def conversation():
+        async with httpx.AsyncClient(transport=transport, base_url="http://llavit/llm") as http:
+            answers = [await http.get("/v1/models"), await http.post("/v1/chat/completions", json=body)]
+            answers += [
+                await http.post("/v1/chat/completions", json=each, headers=key)
+                for each in (body, chat("a" * 10_000))
+            ]
+            counted = (await http.get("/metrics")).text
+        return [answer.status_code for answer in answers], counted
+
+    statuses, counted = asyncio.run(conversation())
+    assert statuses == [401, 401, 200, 413]
+    assert value(counted, "llavit_http_requests_total", '{path="/v1/models",status="401"}') == 1
 
 
 def test_health_says_when_the_server_drains(http_engine):

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llavit.serve.http.limits import route_path
 from llavit.serve.http.metrics import Metrics
 
 logger = logging.getLogger("llavit.serve.access")
@@ -51,7 +52,7 @@ class AccessLog:
             if scope.get("llavit.gone"):
                 status = GONE
             seconds = time.monotonic() - begun
-            path = counted_path(scope["path"])
+            path = counted_path(route_path(scope))
             self.metrics.requests.labels(path, str(status)).inc()
             self.metrics.duration.labels(path).observe(seconds)
             level = logging.DEBUG if path in ("/health", "/metrics") and status < 400 else logging.INFO

@@ -22,6 +22,17 @@ LINGER_SECONDS = 5.0
 it sends may see a broken connection only."""
 
 
+def route_path(scope: Scope) -> str:
+    """Return a request's path as the app's routes have it: without the path below which the app is mounted.
+
+    Example:
+        >>> route_path({"path": "/llm/v1/models", "root_path": "/llm"}), route_path({"path": "/v1/models"})
+        ('/v1/models', '/v1/models')
+    """
+    path, root = scope["path"], scope.get("root_path", "")
+    return path[len(root) :] if path == root or path.startswith(f"{root}/") else path
+
+
 class KeyCheck:
     """Lets requests to /v1/ pass that bring the key; compares in constant time.
 
@@ -39,7 +50,7 @@ class KeyCheck:
         if (
             scope["type"] != "http"
             or not self._digest
-            or not scope["path"].startswith("/v1/")
+            or not route_path(scope).startswith("/v1/")
             or self._has_key(scope)
         ):
             return await self.app(scope, receive, send)
@@ -95,7 +106,7 @@ class BodyLimits:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with 408, 413, 415 or 429, or pass on."""
-        if scope["type"] != "http" or scope["path"] != CHAT or scope["method"] != "POST":
+        if scope["type"] != "http" or route_path(scope) != CHAT or scope["method"] != "POST":
             return await self.app(scope, receive, send)
         if self.under_way >= self.settings.max_requests:
             error = _busy(f"{self.under_way} requests are under way, as many as may be")

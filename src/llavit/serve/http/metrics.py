@@ -61,7 +61,6 @@ class Metrics:
         requests: answers by path and status.
         duration: seconds from a request's head to the end of its answer, by path.
         first_token: seconds from a chat request in the engine to its first token.
-        request_bytes: bytes of bodies.
     """
 
     def __init__(self, engine: Engine):
