@@ -13,12 +13,10 @@ from urllib.parse import unquote, urlsplit
 from PIL import Image
 
 from llavit.model.images import to_rgb
+from llavit.serve.formats import FORMATS, UNKNOWN
 from llavit.serve.http.errors import ApiError, sayable
 from llavit.serve.http.fetch import Fetcher
 from llavit.serve.http.settings import Settings
-
-FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
-"""What is decoded. Pillow's other decoders stay shut: some start programs (EPS), few are looked after as well."""
 
 MOST_OBLONG = 100
 """Of an image's sides. Processors that scale the shorter side make of 1 x 1,000,000 pixels more than fits anywhere."""
@@ -164,8 +162,7 @@ def decode_image(data: bytes, param: str, pixels_left: int, most: int) -> Image.
     except Image.DecompressionBombError:
         raise _too_many_pixels("its pixels", param, most) from None
     except Image.UnidentifiedImageError:
-        known = ", ".join(FORMATS)
-        raise _refused(f"not an image in a format that is known ({known})", param, "invalid_image") from None
+        raise _refused(UNKNOWN, param, "invalid_image") from None
     except (
         Exception
     ) as error:  # over broken bytes a decoder may raise almost anything: struct.error, IndexError

@@ -19,8 +19,8 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from llavit.model.images import load_image
 from llavit.serve import Engine, Sampling
+from llavit.serve.formats import load_upload
 from llavit.serve.hosts import HostCheck, check_host_pattern, served_hosts
 from llavit.serve.web.examples import Example
 from llavit.serve.web.heat import LAYERS, look
@@ -212,7 +212,7 @@ class Page:
             yield gr.skip(), gr.skip()
             return
         try:
-            pictures = [self._picture(load_image(file, Path(file).name)) for file in files]
+            pictures = [self._picture(load_upload(file)) for file in files]
             sampling = _sampling(temperature, top_p, most, seed)
         except Exception as error:
             talk.busy = False  # nothing was asked yet: the question stays in the box
