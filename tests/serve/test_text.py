@@ -1,6 +1,8 @@
 """Text as it comes: whole characters, no part of a stop string, nothing lost."""
 
 import pytest
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from llavit import Engine
 from llavit.serve.text import TextPieces
@@ -67,3 +69,16 @@ def test_an_answer_ends_before_the_stop_string_and_its_tokens_with_it(tiny):
         assert (stopped.text, stopped.finish_reason) == (free.text[:end], "stop")
         assert stopped.token_ids == free.token_ids[: end + 3]
         assert free.finish_reason == "length"
+
+
+def test_a_special_token_amid_the_answer_takes_no_space_from_the_next_word():
+    words = ["<unk>", "<s>", "▁a", "▁cat", "s"]
+    backend = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, []))
+    backend.decoder = decoders.Sequence(  # Llama's, which strips the space at the beginning of a text
+        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    llama = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>")
+    for tokens in ([2, 0, 3, 4], [1, 2, 1, 0, 3], [2, 3, 4, 0]):
+        pieces = TextPieces(llama)
+        given = "".join(map(pieces.add, tokens)) + pieces.finish()
+        assert given == llama.decode(tokens, skip_special_tokens=True)
