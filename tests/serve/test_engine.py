@@ -5,8 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+from transformers import Phi3Config
 
 from llavit import Engine
+from llavit.serve.runner import _max_length
 from tests.model.families import PATCHES
 from tests.serve.parts import engine_of, generated, picture, user
 
@@ -124,3 +126,20 @@ def test_memory_of_slots_is_taken_as_it_is_used():
         engine.answer("w5", [picture(1)], max_new_tokens=2)
         assert slots.read(0, 0, PATCHES + 3).abs().sum() > 0
         assert not any(slots.read(slot, 0, 256).any() for slot in (1, 2, 3))
+
+
+def test_where_rotary_factors_change_a_longer_max_length_is_refused():
+    """Longrope takes other factors as soon as any row is longer than the first training's contexts."""
+    half = 8  # of a head
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * half, "long_factor": [4.0] * half}
+    config = Phi3Config(
+        hidden_size=64,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        original_max_position_embeddings=32,
+        rope_parameters={**rope, "rope_theta": 1e4, "original_max_position_embeddings": 32},
+        pad_token_id=0,
+    )
+    assert _max_length(config, None) == _max_length(config, 32) == 32
+    with pytest.raises(ValueError, match=r"max_length=33: expected at most 32: .*longrope"):
+        _max_length(config, 33)

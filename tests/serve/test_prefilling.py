@@ -11,6 +11,7 @@ from llavit.serve.runner import Runner
 from llavit.serve.seeing import CompiledTower
 from llavit.serve.slots import SlotCache
 from tests.model.families import IMAGE, LLMS, SIDE, TOWERS, tiny
+from tests.serve.parts import engine_of, picture
 
 WORKS = pytest.mark.skipif(why_not() is not None, reason=f"torch.compile does not work here: {why_not()}")
 SWITCHES_OFF = {"visual_qkv": False, "bidirectional_visual_attention": False}
@@ -94,6 +95,20 @@ def test_a_prompt_without_room_for_idle_tokens_runs_plainly():
     prefill = CompiledPrefill(model, runner.kinds, runner.slots)
     assert prefill.takes(10, 6)
     assert not prefill.takes(10, 7)
+
+
+def test_idle_tokens_of_a_prompt_that_is_not_finite_are_wiped_with_it(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # it computes the same
+    with engine_of(options={"image_cache_bytes": 0}) as engine:
+        with engine.exclusive() as model, torch.inference_mode():
+            engine._runner.compile(engine.processor.pixel_values([picture(1)]))
+            model.get_input_embeddings().weight[77] = float("nan")
+        with pytest.raises(FloatingPointError):
+            engine.answer("w77 w5 w6 w7")
+        assert all(
+            rows.isfinite().all() for rows in (*engine._runner.slots.keys, *engine._runner.slots.values)
+        )
+        assert len(engine.answer("w5", max_new_tokens=4, min_new_tokens=4).token_ids) == 4
 
 
 @WORKS

@@ -34,6 +34,9 @@ class CompiledPrefill:
         kinds: of its layers, see `masks.layer_kinds`.
         slots: keys and values.
 
+    Attributes:
+        idle: most positions behind a prompt that are written to.
+
     Example:
         prefill = CompiledPrefill(model, kinds, slots)
         logits = prefill(0, ids, image_ids, features)
@@ -43,11 +46,12 @@ class CompiledPrefill:
         self.kinds, self.slots, self.config = kinds, slots, model.config
         self.projector = model.model.multi_modal_projector
         self.width, self.device = model.config.llm.hidden_size, model.device
+        self.idle = 2 * _LEAST
         self._graph = Graph(model, self._forward)
 
     def takes(self, length: int, past: int) -> bool:
         """Whether a prompt has room for idle tokens behind it."""
-        return past + length + 2 * _LEAST <= self.slots.length
+        return past + length + self.idle <= self.slots.length
 
     def warm_up(self) -> None:
         """Make the graph now; the slots must be free."""

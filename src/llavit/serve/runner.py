@@ -43,6 +43,7 @@ class Runner:
     Attributes:
         slots: the keys and values.
         max_length: as given, or the model's own limit, at most `LONGEST`.
+        idle: most positions behind the longest of some prompts that `prefill_rows` writes to.
 
     Raises:
         ValueError: an attention implementation that takes no masks, a kind of layer that has no row of keys and
@@ -66,6 +67,7 @@ class Runner:
         self._filler = 0 if model.config.image_token_id else 1  # any token of text
         self._columns = torch.arange(self.max_length, device=self.device)
         self._decode_step: DecodeStep = self._decode_eager
+        self.idle = 0
         self._prefill: CompiledPrefill | None = None
         self._tower: CompiledTower | None = None
 
@@ -84,6 +86,7 @@ class Runner:
         self._decode_step = step
         self._prefill = CompiledPrefill(self.model, self.kinds, self.slots)
         self._prefill.warm_up()
+        self.idle = self._prefill.idle
         if self.device.type == "cpu":
             height, width = pixels.shape[-2:]
             self._tower = CompiledTower(self.model.model, (height, width))
@@ -208,11 +211,15 @@ class Runner:
 
 def _max_length(text_config: Any, wanted: int | None) -> int:
     known = text_config.max_position_embeddings
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    original = int(rope.get("original_max_position_embeddings") or known)
     if wanted is None:
-        # Where rotary factors change at the length of the first training, they would change for a whole batch.
-        rope = getattr(text_config, "rope_parameters", None) or {}
-        original = rope.get("original_max_position_embeddings") or known
-        return min(known, int(original), LONGEST)
+        return min(known, original, LONGEST)
     if not 2 <= wanted <= known:
         raise ValueError(f"max_length={wanted}: expected 2 to {known}, the positions that the model knows")
+    if rope.get("rope_type") == "longrope" and wanted > original:
+        raise ValueError(
+            f"max_length={wanted}: expected at most {original}: behind it the model's rotary factors (longrope) are "
+            "others, for all answers of a batch and for what the image cache holds"
+        )
     return wanted

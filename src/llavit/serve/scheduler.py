@@ -225,7 +225,7 @@ class Scheduler:
     def _prefill(self, group: list[Request]) -> torch.Tensor:
         """Run prompts behind what the cache has of them; return the logits behind each."""
         past = group[0].cached
-        end = max(len(request.prompt.ids) for request in group)
+        end = max(len(request.prompt.ids) for request in group) + self.runner.idle
         pixels = []
         for request in group:
             request.touched = end
@@ -323,7 +323,8 @@ class Scheduler:
 
     def _ended(self) -> int:
         """How many requests have ended so far."""
-        return self._count["requests"] - len(self.running) - len(self._waiting)
+        with self.changed:  # one that comes in between would count on one side only
+            return self._count["requests"] - len(self.running) - len(self._waiting)
 
     def _measure(self, seconds: float, ended: int) -> None:
         """Keep a running mean of the time per request, over some dozens of rounds."""
