@@ -116,6 +116,41 @@ def test_a_full_queue_says_when_to_come_again():
         assert len(engine.answer_many(["w5"] * 9, **SHORT)) == 9
 
 
+def test_the_timeout_of_many_questions_does_not_count_the_wait_for_room(monkeypatch):
+    left = []
+    with engine_of() as engine:
+        scheduler = engine._scheduler
+        has_room, add = scheduler.has_room, scheduler.add
+
+        def noted(request):
+            left.append(request.deadline - time.monotonic())
+            add(request)
+
+        monkeypatch.setattr(scheduler, "has_room", lambda: time.sleep(0.2) or has_room())
+        monkeypatch.setattr(scheduler, "add", noted)
+        (answer,) = engine.answer_many(["w5"], timeout=30, **SHORT)
+    assert 29.9 < left[0] <= 30 and answer.finish_reason == "length"
+
+
+def test_who_comes_while_ended_requests_are_counted_is_not_counted_half(monkeypatch):
+    with engine_of() as engine:
+        scheduler, late = engine._scheduler, engine._request("w5", [], Sampling(**SHORT), None)
+        adding = threading.Thread(target=scheduler.add, args=(late,))
+
+        class Count(dict):
+            def __getitem__(self, name):
+                value = super().__getitem__(name)
+                if name == "requests" and not adding.ident:
+                    adding.start()
+                    adding.join(0.1)
+                return value
+
+        with engine.exclusive():
+            monkeypatch.setattr(scheduler, "_count", Count(scheduler._count))
+            assert scheduler._ended() == 0
+        late.stream.result()
+
+
 def test_a_request_that_fails_fails_alone():
     good = [user(picture(1), "w5 w6")]
     with engine_of() as engine:

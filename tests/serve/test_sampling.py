@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from llavit import Sampling
+from llavit.serve.sampling import Sampler
 from tests.model.families import IMAGE
 from tests.serve.parts import engine_of, generated, picture, user
 
@@ -148,3 +150,21 @@ def test_an_option_that_makes_no_sense_says_what_would(options, said):
 def test_a_biased_token_must_be_in_the_vocabulary(engine):
     with pytest.raises(ValueError, match="token ids below 100, got 100"):
         engine.submit("w5", sampling=Sampling(logit_bias={100: 1.0}))
+
+
+def test_a_thousand_biases_cost_a_token_no_more_than_two():
+    class Count(TorchDispatchMode):
+        operations = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.operations += 1
+            return function(*args, **(kwargs or {}))
+
+    def operations(count):
+        bias = {token: 0.5 for token in range(1, 1 + count)}
+        sampler = Sampler(Sampling(logit_bias=bias), [5], [2], "cpu")
+        with Count() as counted:
+            assert sampler.choose(torch.zeros(2000), torch.tensor([], dtype=torch.long)).token == 1
+        return counted.operations
+
+    assert operations(1000) == operations(2)

@@ -206,6 +206,7 @@ class Engine:
                 request = self._request(messages, images, options, timeout)
                 with self._scheduler.changed:
                     self._scheduler.changed.wait_for(self._scheduler.has_room)
+                    request.count_from(time.monotonic())
                     self._scheduler.add(request)
                 streams.append(request.stream)
             return [stream.result() for stream in streams]
@@ -252,7 +253,8 @@ class Engine:
     def exclusive(self) -> Iterator[Any]:
         """Borrow the model: the step under way ends, and no other begins before the block has ended.
 
-        Requests may be made in the block, but no answer comes before its end: do not wait for one.
+        Requests may be made in the block, but no answer comes before its end: do not wait for one. Leave the weights
+        as they are: compiled graphs hold them, and the image cache what they made.
 
         Example:
             with engine.exclusive() as model:
@@ -307,7 +309,7 @@ class Engine:
         return Request(
             prompt,
             sampling,
-            deadline=None if timeout is None else submitted + timeout,
+            timeout=timeout,
             tokenizer=self.processor.tokenizer,
             ends=self._ends,
             device=self._runner.device,

@@ -128,7 +128,7 @@ class Request:
     Args:
         prompt: the conversation.
         sampling: options.
-        deadline: of `time.monotonic`, or None.
+        timeout: seconds from `submitted` to the end of the answer, or None.
         tokenizer: turns tokens into text.
         ends: ids of end-of-turn tokens.
         device: where logits are.
@@ -137,6 +137,7 @@ class Request:
         room: greatest number of tokens that its slot has room for behind the prompt.
 
     Attributes:
+        deadline: when its answer is cut, of `time.monotonic`, or None.
         slot: its row.
         filled: positions of its slot that hold keys and values.
         touched: positions that its prompt's pass wrote to, with what filled it up.
@@ -149,7 +150,7 @@ class Request:
         prompt: Prompt,
         sampling: Sampling,
         *,
-        deadline: float | None,
+        timeout: float | None,
         tokenizer: Any,
         ends: frozenset[int],
         device: Any,
@@ -157,7 +158,7 @@ class Request:
         submitted: float,
         room: int,
     ):
-        self.prompt, self.sampling, self.deadline, self.stream = prompt, sampling, deadline, stream
+        self.prompt, self.sampling, self.stream = prompt, sampling, stream
         self.sampler = Sampler(sampling, prompt.ids, ends, device)
         self.slot = self.filled = self.touched = self.cached = 0
         self.pending = 0
@@ -167,8 +168,14 @@ class Request:
         self._logprobs: list[TokenLogprob] = []
         self._given = 0  # tokens that went out in pieces
         self._most = min(sampling.max_new_tokens, room)
-        self._submitted = submitted
+        self._timeout = timeout
         self._first: float | None = None
+        self.count_from(submitted)
+
+    def count_from(self, submitted: float) -> None:
+        """Let the timeout, and the seconds of the answer, count from a moment of `time.monotonic`."""
+        self._submitted = submitted
+        self.deadline = None if self._timeout is None else submitted + self._timeout
 
     def take(self, choice: Choice) -> FinishReason | None:
         """Take the next token; return why the answer ends with it, or None if it goes on."""

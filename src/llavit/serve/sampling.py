@@ -163,6 +163,8 @@ class Sampler:
         self.ends = torch.tensor(sorted(ends), dtype=torch.long, device=device)
         self.answer: list[int] = []
         self._prompt: Any = torch.tensor(prompt, device=device)
+        self._biased = torch.tensor(list(sampling.logit_bias), dtype=torch.long, device=device)
+        self._biases = torch.tensor(list(sampling.logit_bias.values()), dtype=torch.float32, device=device)
         self._processors, self._warpers = LogitsProcessorList(), LogitsProcessorList()
         if sampling.repetition_penalty != 1:
             self._processors.append(RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty)))
@@ -215,8 +217,8 @@ class Sampler:
 
     def _pick(self, logits_v: torch.Tensor, suppressed: torch.Tensor) -> torch.Tensor:
         sampling = self.sampling
-        for token, bias in sampling.logit_bias.items():
-            logits_v[token] += bias
+        if len(self._biased):
+            logits_v[self._biased] += self._biases
         if self._processors:
             said = torch.tensor(self.answer, dtype=self._prompt.dtype, device=self._prompt.device)
             ids: Any = torch.cat([self._prompt, said])[None]
