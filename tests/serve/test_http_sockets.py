@@ -229,10 +229,15 @@ def test_large_bodies_together_have_a_bound(http_engine):
 def test_an_answer_that_takes_too_long_is_cut_and_says_so(http_engine):
     for timeout in (0.1, 0.2, 0.4, 0.8):  # until a token comes within it, on however busy a machine
         with running(http_engine, timeout=timeout) as server:
-            answer = httpx.post(f"{server.url}/v1/chat/completions", json=chat("Talk", **LONG), timeout=30)
-        assert answer.status_code in (200, 408)
-        if answer.status_code == 200:
+            answer, stream = (
+                httpx.post(f"{server.url}/v1/chat/completions", json=chat("Talk", **LONG, **more), timeout=30)
+                for more in ({}, {"stream": True})
+            )
+        assert {answer.status_code, stream.status_code} <= {200, 408}
+        if answer.status_code == stream.status_code == 200:
             break
+    last = json.loads(stream.text.split("\n\n")[-3].removeprefix("data: "))
+    assert last["timed_out"] and last["choices"][0]["finish_reason"] == "length"
     body = answer.json()
     assert body["timed_out"] and body["choices"][0]["finish_reason"] == "length"
     assert 0 < body["usage"]["completion_tokens"] < LONG["max_tokens"]

@@ -304,7 +304,8 @@ class ChatResponse(Response):
             if not started:
                 await event(chunk(head, {"role": "assistant", "content": "", "refusal": None}))
             last = logprobs_body(waiting) if self._asked.logprobs and waiting else None
-            await event(chunk(head, {}, logprobs=last, finish=finish_reason(answer)))
+            end = chunk(head, {}, logprobs=last, finish=finish_reason(answer))
+            await event({**end, "timed_out": answer.finish_reason == "timeout"})
             if wants_counts:
                 await event(usage_chunk(head, answer))
             await event("[DONE]")
