@@ -157,3 +157,13 @@ def test_the_command_line_is_there_before_torch():
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_ctrl_c_before_an_answer_has_begun_ends_the_question_and_not_the_conversation():
+    class Interrupted:
+        def ask(self, text, images):
+            raise KeyboardInterrupt
+
+    written = []
+    ask.converse(Interrupted(), ["What?", "And now?"], written.append)
+    assert written == ["\n", "\n"]

@@ -123,6 +123,16 @@ def test_the_command_takes_models_and_recipes(tmp_path):
     assert "too large" in shown.stdout
 
 
+def test_folders_of_one_name_are_two_rows(tmp_path):
+    folders = [tmp_path / run / "llava-1.5-7b" for run in ("a", "b")]
+    for folder, llm in zip(folders, ("llama", "smollm3"), strict=True):
+        config_of(llm).save_pretrained(folder)
+    alone = run("--serving", folders[0], "--markdown")
+    assert "| llava-1.5-7b |" in alone.stdout
+    both = run("--serving", *folders, "--markdown")
+    assert all(both.stdout.count(f"| {folder} |") == 2 for folder in folders)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Chat:
         engine = Engine.load(source, compile="never", max_batch=1, progress=progress)
         return cls(engine, max_new_tokens=max_new_tokens)
 
-    def ask(self, text: str, images: Sequence[ImageLike] = ()) -> Iterator[str]:
+    def ask(self, text: str, images: Sequence[ImageLike] = ()) -> Generator[str, None, None]:
         """Ask the next question; the answer comes as it is generated, greedily.
 
         Question and answer join the conversation when the answer ends, or as far as it was read.
@@ -71,7 +71,7 @@ class Chat:
         """Forget the conversation."""
         self.messages.clear()
 
-    def _answer(self, question: dict[str, Any], stream: Stream) -> Iterator[str]:
+    def _answer(self, question: dict[str, Any], stream: Stream) -> Generator[str, None, None]:
         said, failed = "", False
         try:
             with stream:
@@ -132,5 +132,6 @@ def converse(
             except ValueError as error:
                 write(f"{error}")
             except KeyboardInterrupt:
-                answer.close()  # type: ignore[union-attr]
+                if answer is not None:  # else it came before anything was asked
+                    answer.close()
             write("\n")

@@ -103,7 +103,7 @@ def serving_size(config: LlavitConfig, dtype: str = "bfloat16", devices: int = 1
         devices: that share the model (tensor parallel).
 
     Raises:
-        ValueError: what so many devices cannot share: heads, a fused visual QKV, int8 weights.
+        ValueError: another dtype, or what so many devices cannot share: heads, a fused visual QKV, int8 weights.
 
     Example:
         >>> vicuna = serving_config("llava15-llavit-vicuna-7b")
@@ -113,6 +113,8 @@ def serving_size(config: LlavitConfig, dtype: str = "bfloat16", devices: int = 1
         >>> serving_size(vicuna, devices=2).token
         262144
     """
+    if dtype not in ("float16", *_DTYPES):
+        raise ValueError(f"dtype={dtype!r}: expected float16, {', '.join(_DTYPES)}")
     if dtype == "int8" and devices > 1:
         raise ValueError(f"int8 weights are served by one device, got {devices}; take bfloat16")
     llm: Any = config.llm

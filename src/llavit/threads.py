@@ -21,9 +21,22 @@ def _libraries() -> tuple[ctypes.CDLL, ...]:
     maps = Path("/proc/self/maps")
     if not maps.is_file():
         return ()
-    names = {line.split()[-1] for line in maps.read_text().splitlines() if "libgomp" in line}
-    found = (ctypes.CDLL(name) for name in sorted(names))
+    found = (ctypes.CDLL(name) for name in gomp_files(maps.read_text()) if Path(name).is_file())
     return tuple(library for library in found if hasattr(library, "omp_pause_resource_all"))
+
+
+def gomp_files(maps: str) -> list[str]:
+    """Return the paths of GNU's OpenMP among the files that a process has mapped.
+
+    Args:
+        maps: the text of Linux' `/proc/PID/maps`; a path in it may have spaces.
+
+    Example:
+        >>> gomp_files("7f00-7f01 r-xp 00000000 fe:00 42    /home/a b/libgomp.so.1\\n7f02-7f03 rw-p 0 00:00 0")
+        ['/home/a b/libgomp.so.1']
+    """
+    columns = (line.split(maxsplit=5) for line in maps.splitlines())
+    return sorted({path for *_, path in columns if "libgomp" in Path(path).name})
 
 
 def release_helpers() -> bool:

@@ -120,8 +120,10 @@ def _serving(
 
     from llavit.sizing import chats_table, markdown, serving_config, sizes_table
 
-    models = {Path(source).stem if Path(source).exists() else source: source for source in sources}
-    configs = {name: serving_config(source, overrides, config_dir) for name, source in models.items()}
+    configs = {
+        name: serving_config(source, overrides, config_dir)
+        for name, source in zip(_names(sources), sources, strict=True)
+    }
     tables = [sizes_table(configs, plan), chats_table(configs, plan)]
     about = (
         f"Chats of {plan.text_tokens:,} tokens of text and {plan.images} image(s) at once, beside the weights of each "
@@ -140,6 +142,18 @@ def _serving(
             table.add_row(*row)
         console.print(table)
     typer.echo(about)
+
+
+def _names(sources: list[str]) -> list[str]:
+    """Call files and folders by their last part, or by the whole path where two would be called the same."""
+    short = [
+        path.stem if path.is_file() else path.name if path.is_dir() else source
+        for source, path in zip(sources, map(Path, sources), strict=True)
+    ]
+    return [
+        name if name and short.count(name) == 1 else source
+        for name, source in zip(short, sources, strict=True)
+    ]
 
 
 def _turned(rows: list[list[str]]) -> list[list[str]]:

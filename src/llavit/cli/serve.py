@@ -101,7 +101,7 @@ def serve(
 
     logging.getLogger("llavit").setLevel(log_level.value.upper())
     settings = Settings(
-        model_name=model_name or Path(model).name,
+        model_name=model_name or Path(model).name or Path(model).resolve().name,  # of . too
         api_key=api_key,
         max_request_bytes=max_request_bytes,
         max_image_bytes=max_image_bytes,
