@@ -1,9 +1,11 @@
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from llavit import build_llavit
+from llavit.compiling import why_not
 from llavit.train.recipe import load_recipe
 from tests.tiny import save_data, save_parts
 
@@ -25,6 +27,12 @@ stages:
     steps: 2
     warmup_ratio: 0
 """
+
+
+def pytest_collection_finish():
+    """Leave what the imports made out of garbage collection: each stage of a training collects, half a second a time."""
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass
@@ -49,3 +57,10 @@ def tiny(tmp_path_factory):
     recipe = folder / "tiny.yaml"
     recipe.write_text(RECIPE.format(vision=vision, llm=llm, data=data))
     return Tiny(vision, llm, data, recipe)
+
+
+@pytest.fixture(scope="session")
+def compiler():
+    """What torch.compile needs. It is tried where a test asks for it, as that takes a fresh machine half a minute."""
+    if (reason := why_not()) is not None:
+        pytest.skip(f"torch.compile does not work here: {reason}")

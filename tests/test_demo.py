@@ -12,6 +12,7 @@ from llavit.demo import run_demo
 SHORT = [
     *(f"stages.{stage}.{key}" for stage in ("pretrain", "instruct") for key in ("steps=1", "batch_size=2")),
     "stages.pretrain.save_every=1",
+    "compile=never",  # tests/train/test_compiling.py compiles a smaller model; the slow test below this one
 ]
 COUNTS = {"pretrain": 4, "instruct": 4, "val": 0, "test": 8}
 

@@ -5,13 +5,12 @@ import logging
 import pytest
 import torch
 
-from llavit.compiling import why_not
 from llavit.serve.decoding import CompiledDecode, packed_attention
 from llavit.serve.runner import Runner
 from tests.model.families import LLMS, tiny
 from tests.serve.parts import engine_of, picture, user
 
-WORKS = pytest.mark.skipif(why_not() is not None, reason=f"torch.compile does not work here: {why_not()}")
+WORKS = pytest.mark.usefixtures("compiler")
 
 
 def test_packed_heads_attend_as_repeated_keys_do():

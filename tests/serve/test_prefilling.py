@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from llavit.compiling import why_not
 from llavit.model.masks import TEXT, visual_attention_mask
 from llavit.serve.masks import prefill_masks
 from llavit.serve.prefilling import CompiledPrefill
@@ -13,7 +12,7 @@ from llavit.serve.slots import SlotCache
 from tests.model.families import IMAGE, LLMS, SIDE, TOWERS, tiny
 from tests.serve.parts import engine_of, picture
 
-WORKS = pytest.mark.skipif(why_not() is not None, reason=f"torch.compile does not work here: {why_not()}")
+WORKS = pytest.mark.usefixtures("compiler")
 SWITCHES_OFF = {"visual_qkv": False, "bidirectional_visual_attention": False}
 
 

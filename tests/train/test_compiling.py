@@ -5,11 +5,10 @@ import sys
 
 import pytest
 
-from llavit.compiling import why_not
 from llavit.train.progress import read_step_log
 from llavit.train.run import train
 
-WORKS = pytest.mark.skipif(why_not() is not None, reason=f"torch.compile does not work here: {why_not()}")
+WORKS = pytest.mark.usefixtures("compiler")
 
 
 @WORKS
