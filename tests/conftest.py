@@ -30,7 +30,7 @@ stages:
 
 
 def pytest_collection_finish():
-    """Leave what the imports made out of garbage collection: each stage of a training collects, half a second a time."""
+    """Leave what imports made out of garbage collection: a stage of a training collects, half a second each time."""
     gc.collect()
     gc.freeze()
 

@@ -1,14 +1,13 @@
 """A small experiment on disk: the tiny models of tests/tiny.py, and questions about their pictures."""
 
 import json
-import multiprocessing
 import os
 import signal
 from pathlib import Path
 
 from llavit.compare.grid import load_grid
 from llavit.compare.run import Experiment
-from tests.processes import exit_statuses
+from tests.processes import CONTEXT, exit_statuses
 
 GRID = """
 name: small
@@ -24,11 +23,6 @@ evaluation: {{test: {test}, val: {val}, points: 2, mode: likelihood, baselines: 
 cells:
   - {{variants: [llava, llavit], seeds: [0, 1]}}
 """
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["llavit.compare.run", "llavit.compare.report", "tests.compare.parts"])
-TIMEOUT = 400
-"""Seconds after which processes count as hanging; they take a few."""
 
 
 def save_questions(pictures: Path, path: Path, count: int = 4) -> Path:
@@ -89,7 +83,7 @@ def run_in(
         arguments = (environment, str(grid), str(folder), kill, send, rank)
         started.append(CONTEXT.Process(target=_run, args=arguments))
         started[-1].start()
-    return exit_statuses(started, TIMEOUT)
+    return exit_statuses(started)
 
 
 def _run(environment, grid, folder, kill, send, rank):

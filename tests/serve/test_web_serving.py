@@ -203,27 +203,29 @@ def test_the_options_and_pictures_of_the_docs_exist():
 
 
 UPLOADS = """
+import os, sys
 from gradio.utils import get_upload_folder
 from llavit.serve.web import page
 class Engine: name, model = "a", None
-try:
-    page.Page([Engine()])  # fails later: it is no engine
-except AttributeError:
-    pass
-print(get_upload_folder())
+for own in ("", "", sys.argv[1]):  # each server a process of its own
+    if (child := os.fork()) == 0:
+        if own:
+            os.environ["GRADIO_TEMP_DIR"] = own
+        try:
+            page.Page([Engine()])  # fails later: it is no engine
+        except AttributeError:
+            pass
+        print(get_upload_folder())
+        sys.exit()
+    assert os.waitpid(child, 0)[1] == 0
 """
 
 
 def test_each_server_keeps_uploads_in_a_folder_of_its_own(tmp_path):
     """gradio's own is shared, and a server deletes what it is done with, another's pictures of the same name too."""
     plain = {key: value for key, value in os.environ.items() if key != "GRADIO_TEMP_DIR"}
-
-    def uploads(environment):
-        command = [sys.executable, "-c", UPLOADS]
-        return subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    one, two = uploads(plain), uploads(plain)
+    command = [sys.executable, "-c", UPLOADS, tmp_path]
+    done = subprocess.run(command, env=plain, capture_output=True, text=True, check=True)
+    one, two, given = done.stdout.split()
     assert one != two and "llavit-uploads-" in one and not Path(one).exists()  # gone with its process
-    assert uploads({**plain, "GRADIO_TEMP_DIR": str(tmp_path)}) == str(tmp_path)
+    assert given == str(tmp_path)

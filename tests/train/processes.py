@@ -1,4 +1,4 @@
-"""Runs that need processes of their own: forked, for speed, from a clean process that has imported llavit once."""
+"""Runs that need processes of their own."""
 
 import multiprocessing
 import os
@@ -10,10 +10,8 @@ from pathlib import Path
 from llavit.train.recipe import load_recipe
 from llavit.train.stopping import EXIT_STATUS, Stopped
 from llavit.train.trainer import LlavitTrainer
-from tests.processes import exit_statuses
+from tests.processes import CONTEXT, exit_statuses
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["llavit.train.run", "tests.train.processes"])
 TIMEOUT = 180
 """Seconds after which processes count as hanging; they take a few."""
 
@@ -48,7 +46,7 @@ def train_in(folder, recipe_file, *overrides, processes=1, send=None, rank=0, st
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         mine = (send, step, group, nan) if number == rank else (None, 0, False, False)
         arguments = (environment, str(recipe_file), overrides, str(folder), *mine)
-        started.append(_CONTEXT.Process(target=_train, args=arguments))
+        started.append(CONTEXT.Process(target=_train, args=arguments))
         started[-1].start()
     return exit_statuses(started, TIMEOUT)
 

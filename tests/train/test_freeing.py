@@ -1,10 +1,8 @@
-import subprocess
-import sys
-
 import pytest
 
 from llavit.train import freeing
 from llavit.train.run import train
+from tests.processes import printed
 
 # Blocks that stay keep the ones between them, once these are free, from going back to the system by themselves.
 SCRIPT = """
@@ -54,8 +52,7 @@ print(before, held, faults())
     not freeing.trim_heap(), reason="the C library is not glibc, which is what keeps free pages"
 )
 def test_the_heap_gives_back_what_lies_free_between_blocks_in_use():
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
-    full, freed, trimmed = map(int, done.stdout.split())
+    full, freed, trimmed = map(int, printed(SCRIPT).split())
     assert full - freed < 50  # of 400 MB: this is what training meets without
     assert freed - trimmed > 300
 
@@ -64,8 +61,7 @@ def test_the_heap_gives_back_what_lies_free_between_blocks_in_use():
     not freeing.trim_heap(), reason="the C library is not glibc, which is what gives pages back"
 )
 def test_pages_of_freed_blocks_stay_while_the_heap_is_held():
-    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
-    before, held, after = map(int, done.stdout.split())
+    before, held, after = map(int, printed(FAULTS).split())
     assert held < before / 10
     assert after > before / 2  # and go back to the system again afterwards
 
