@@ -16,7 +16,18 @@ TIMEOUT = 180
 """Seconds after which processes count as hanging; they take a few."""
 
 
-def train_in(folder, recipe_file, *overrides, processes=1, send=None, rank=0, step=1, group=False, nan=False):
+def train_in(
+    folder,
+    recipe_file,
+    *overrides,
+    processes=1,
+    send=None,
+    rank=0,
+    step=1,
+    group=False,
+    nan=False,
+    variables=(),
+):
     """Train in processes of their own.
 
     Args:
@@ -29,6 +40,7 @@ def train_in(folder, recipe_file, *overrides, processes=1, send=None, rank=0, st
         step: before which step, counted from 0, and from the start of the first stage.
         group: send the signal to all of the process group, data workers too, as SLURM does.
         nan: that process's logits become NaN.
+        variables: further ones of their environment, by name.
 
     Returns:
         their exit statuses; 2 is an error whose message is in the file `FOLDER.error-RANK`.
@@ -38,7 +50,7 @@ def train_in(folder, recipe_file, *overrides, processes=1, send=None, rank=0, st
         port = str(probe.getsockname()[1])
     started = []
     for number in range(processes):
-        environment = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+        environment = {**dict(variables), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
         if not any(override.startswith("parallel=zero") for override in overrides):
             environment["ACCELERATE_USE_CPU"] = "true"  # with DeepSpeed it is an error
         if processes > 1:

@@ -78,9 +78,8 @@ def test_two_processes_train_as_one_with_attention_over_documents(tiny, alone, t
     assert_same_run(alone, tmp_path)
 
 
-@pytest.mark.parametrize("parallel", ["fsdp2", pytest.param("ddp", marks=pytest.mark.slow)])
-def test_accelerate_launch_starts_them_as_well(tiny, alone, tmp_path, parallel):
-    options = [part for option in (*SPLIT, f"parallel={parallel}") for part in ("--set", option)]
+def accelerate_launch(*program):
+    """Start a program in two processes, as accelerate.yaml says."""
     command = [
         sys.executable,
         "-m",
@@ -88,12 +87,37 @@ def test_accelerate_launch_starts_them_as_well(tiny, alone, tmp_path, parallel):
         "--config_file",
         LAUNCH / "accelerate.yaml",
     ]
-    command += ["--num_processes", "2", "--main_process_port", "0", "-m", "llavit.cli", "train"]
-    command += [tiny.recipe_file, "--output", tmp_path, *options]
+    command += ["--num_processes", "2", "--main_process_port", "0", *program]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.slow  # three processes import torch
+@pytest.mark.parametrize("parallel", ["fsdp2", "ddp"])
+def test_accelerate_launch_starts_them_as_well(tiny, alone, tmp_path, parallel):
+    options = [part for option in (*SPLIT, f"parallel={parallel}") for part in ("--set", option)]
+    accelerate_launch("-m", "llavit.cli", "train", tiny.recipe_file, "--output", tmp_path, *options)
     assert_same_run(alone, tmp_path)
+
+
+def test_two_processes_train_as_one_with_the_variables_that_accelerate_launch_sets(tiny, alone, tmp_path):
+    script = tmp_path / "started.py"
+    script.write_text(
+        "import json, os, pathlib\n"
+        "pathlib.Path(__file__).with_name(os.environ['RANK']).write_text(json.dumps(dict(os.environ)))\n"
+    )
+    accelerate_launch(script)
+    found = [json.loads((tmp_path / rank).read_text()) for rank in "01"]
+    keys = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR")
+    assert [[each[key] for key in keys] for each in found] == [
+        [rank, rank, "2", "127.0.0.1"] for rank in "01"
+    ]
+    theirs = {name: value for name, value in found[1].items() if name.startswith("ACCELERATE_")}
+    assert len(theirs) > 1 and found[0].items() >= theirs.items()
+    options = (*SPLIT, "parallel=fsdp2")
+    assert train_in(tmp_path / "out", tiny.recipe_file, *options, processes=2, variables=theirs) == [0, 0]
+    assert_same_run(alone, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
