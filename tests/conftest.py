@@ -28,6 +28,9 @@ stages:
     warmup_ratio: 0
 """
 
+collect_ignore = ["frozen.py", "serve/schema_parts.py"]
+"""Not to be imported when modules are searched for doctests."""
+
 
 def pytest_collection_finish():
     """Leave what imports made out of garbage collection: a stage of a training collects, half a second each time."""

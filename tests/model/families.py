@@ -81,12 +81,15 @@ TOWERS: dict[str, Callable[[], PreTrainedConfig]] = {
 }
 
 
-def config_of(llm: str, tower: str = "clip", **switches) -> LlavitConfig:
+def config_of(llm: str, tower: str = "clip", layers: int | None = None, **switches) -> LlavitConfig:
     """Return the configuration of a tiny model; both switches on and two tower layers unless told otherwise."""
     options = {"vision_feature_layer": [1, -2], **switches}
+    text = LLMS[llm]()
+    if layers is not None:
+        text.num_hidden_layers = layers
     return LlavitConfig(
         vision_config=TOWERS[tower](),
-        text_config=LLMS[llm](),
+        text_config=text,
         image_token_index=IMAGE,
         image_seq_length=PATCHES,
         vision_feature_select_strategy="full" if tower == "siglip" else "default",

@@ -216,18 +216,23 @@ def test_patches_see_their_whole_image_and_nothing_later(llm, backend, prompt):
     check_visibility(see_through(tiny(llm, backend=backend)), inputs(prompt))
 
 
-def slow_but(quick: str) -> list:
-    """Every family, all but one marked slow: compiling takes a minute each."""
-    return [llm if llm == quick else pytest.param(llm, marks=pytest.mark.slow) for llm in LLMS]
+def slow_but(*quick, slow) -> list:
+    """Cases that run always, and the others, marked slow: compiling takes a minute each."""
+    return [*quick, *(pytest.param(*case, marks=pytest.mark.slow) for case in slow if case not in quick)]
 
 
-@pytest.mark.parametrize("llm", slow_but("llama"))
-def test_patches_see_their_whole_image_with_flex_attention(llm):
-    model = see_through(tiny(llm, backend="flex_attention"))
-    check_visibility(model, inputs("adjacent images"))
+@pytest.mark.parametrize(
+    ("llm", "prompt"),
+    slow_but(
+        ("llama", "adjacent images"),
+        slow=[(llm, prompt) for llm in LLMS for prompt in ("adjacent images", "two images")],
+    ),
+)
+def test_patches_see_their_whole_image_with_flex_attention(llm, prompt):
+    model, batch = see_through(tiny(llm, backend="flex_attention")), inputs(prompt)
+    check_visibility(model, batch)
     with torch.no_grad():
         twin = see_through(tiny(llm, backend="eager"))
-        batch = inputs("two images")
         torch.testing.assert_close(model(**batch).logits, twin(**batch).logits, atol=1e-4, rtol=1e-4)
 
 
@@ -379,11 +384,14 @@ def test_logits_at_labels_only_give_the_same_loss_and_gradients(llm):
         torch.testing.assert_close(gradient, regradients[name], atol=1e-5, rtol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("llm", slow_but("llama"))
-def test_torch_compile_gives_the_same_loss_and_gradients(llm):
+# The quick one makes the same graphs and runs them as they are; tests/train/test_compiling.py makes kernels of layers.
+@pytest.mark.parametrize(
+    ("llm", "backend"), slow_but(("llama", "eager"), slow=[(llm, "inductor") for llm in LLMS])
+)
+def test_torch_compile_gives_the_same_loss_and_gradients(llm, backend):
     model = tiny(llm)
     loss, gradients = loss_and_gradients(model)
-    again, regradients = loss_and_gradients(model, torch.compile(model))
+    again, regradients = loss_and_gradients(model, torch.compile(model, backend=backend))
     torch.testing.assert_close(loss, again, atol=1e-5, rtol=1e-5)
     for name, regradient in regradients.items():
         # The compiler gives zeros where eager mode gives no gradient (tower layers that nothing reads).
