@@ -78,6 +78,7 @@ def test_ask_shows_on_a_terminal_that_it_loads_what_and_how_much(folder, picture
     assert "loading" not in answer and answer.endswith("\n")
 
 
+@pytest.mark.slow  # it loads as `ask` does
 def test_chat_shows_it_too(folder):
     _, shown = on_a_terminal("-m", "llavit.cli", "chat", folder, stdin="/quit\n")
     assert "small (" in shown and "loading weights" in shown

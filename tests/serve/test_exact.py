@@ -27,10 +27,16 @@ def asked(engine, conversations, **options):
     ]
 
 
-@pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES)
-@pytest.mark.parametrize("llm", LLMS)
+@pytest.mark.parametrize(
+    ("llm", "switches"),
+    [
+        pytest.param(llm, name, marks=() if llm == "llama" or "only" not in name else pytest.mark.slow)
+        for llm in LLMS
+        for name in SWITCHES
+    ],
+)
 def test_a_batch_of_uneven_rows_answers_as_generate_does_row_by_row_and_again_from_the_cache(llm, switches):
-    with engine_of(llm, **switches) as engine:
+    with engine_of(llm, **SWITCHES[switches]) as engine:
         expected = [generated(engine.model, engine.processor, each, NEW) for each in CONVERSATIONS]
         assert len({tuple(answer) for answer in expected}) > 2
         assert asked(engine, CONVERSATIONS) == expected
