@@ -62,7 +62,7 @@ demo: $(VENV)/.starter
 bench: $(VENV)/.starter
 	NANOVLM=$(NANOVLM) VLLM=$(wildcard $(VLLM)) $(BIN)/python -m benchmarks.speed $(ROWS) $(BENCH)
 
-# worksteal: each worker gets one half of the files, so that few fixtures are made in both.
+# worksteal: each worker begins with one half of the tests, so that few fixtures are made in both.
 test: lint
 	$(QUIET_THREADS) $(BIN)/pytest -n 2 --dist worksteal --durations=25 --durations-min=3 -m "not slow and not extras and not vllm" $(TESTS)
 

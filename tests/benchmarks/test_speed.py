@@ -15,6 +15,7 @@ from benchmarks.speed.groups import MEASUREMENTS, Bench, Settings, compiling_los
 from benchmarks.speed.limits import read_bytes_per_second
 from benchmarks.speed.material import Batches, Parts, Step, build, save_models, useful_flops
 from benchmarks.speed.rows import ROWS, chosen, fit
+from tests.tiny import HEAD_DIM
 
 ISSUE = (
     "instruct_step pretrain_step llavit_over_llava mfu peak_memory first_answer next_answer decode decode_bandwidth "
@@ -112,7 +113,9 @@ def test_both_answering_sides_take_the_same_prompts_and_count_the_same_tokens(pa
     assert decode["tokens"] + decode["before"] == their_decode["tokens"] + their_decode["before"] == 6
     assert batch["tokens"] == their_batch["tokens"] == 8 * 4
     assert together["tokens_per_second"] > 0 and together["alone_tokens_per_second"] > 0
-    llm = 2 * (32 * 32 * 2 + 2 * 16 * 32 + 3 * 32 * 64 + 2 * 32) + 32  # of tests/tiny.py: layers and norm
+    llm = (
+        2 * (2 * 32 * 4 * HEAD_DIM + 2 * 32 * 2 * HEAD_DIM + 3 * 32 * 64 + 2 * 32) + 32
+    )  # of tests/tiny.py: layers and norm
     words = ours.facts["bytes_per_token"] / (2 if ours.facts["dtype"] == "torch.bfloat16" else 4) - llm
     assert words // 32 in range(259, 300)  # a row of the head for each byte, special tokens, the image
 
