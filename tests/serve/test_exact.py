@@ -18,6 +18,8 @@ CONVERSATIONS = [
     [user(picture(2), picture(3), "w20")],  # adjacent images
     [user("w30 w31 w32 w33 w34 w35", picture(1), "w11", picture(4), "w12 w13")],
     [user(picture(1), "w5 w6"), {"role": "assistant", "content": "w40 w41"}, user("w7", picture(5))],
+    [user("w50 w51 w52 w53")],
+    [user("w3 w60 w61 w20 w77")],
 ]
 
 
