@@ -70,6 +70,22 @@ def test_a_tokenizer_without_template_gets_the_documented_default():
     assert DEFAULT_CHAT_TEMPLATE in ours.chat_template
 
 
+def test_a_llava_template_renders_strings_too():
+    template = (
+        "{% for m in messages %}{% for p in m['content'] | selectattr('type', 'equalto', 'image') %}<image>{% endfor %}"
+        "{% for p in m['content'] | selectattr('type', 'equalto', 'text') %}{{ p['text'] }}{% endfor %}{% endfor %}"
+    )
+    ours = processor(chat_template=template)
+    assert ours.render([user(text("What?"), image()), said("A cat.")]) == "<image>What?A cat."
+
+
+def test_of_several_templates_the_default_one_is_taken():
+    words = processor().tokenizer
+    words.chat_template = {"default": "{% for m in messages %}[{{ m['content'] }}]{% endfor %}", "tool_use": ""}
+    ours = LlavitProcessor(processor().image_processor, words, patch_size=8)
+    assert ours.render([user(image(), text("What?"))]) == "[<image>\nWhat?]"
+
+
 def test_a_template_that_knows_images_is_left_alone():
     template = (
         "{% for m in messages %}{% for p in m['content'] %}"
@@ -209,11 +225,18 @@ def test_an_upright_picture_is_made_of_a_rotated_one(tmp_path):
     assert load_image(tmp_path / "turned.jpg").size == (8, 4)
 
 
-def test_a_llava_processor_loads_unchanged(tmp_path):
-    template = (
+@pytest.mark.parametrize(
+    "template",
+    [
         "{% for m in messages %}{{ m['role'].upper() }}: {% for p in m['content'] %}"
-        "{% if p['type'] == 'image' %}<image>\n{% else %}{{ p['text'] }}{% endif %}{% endfor %}{% endfor %}"
-    )
+        "{% if p['type'] == 'image' %}<image>\n{% else %}{{ p['text'] }}{% endif %}{% endfor %}{% endfor %}",
+        # The way of llava-hf/llava-1.5-7b-hf: nothing is written of a content that is a string.
+        "{% for m in messages %}{{ m['role'].upper() }}: "
+        "{% for p in m['content'] | selectattr('type', 'equalto', 'image') %}<image>\n{% endfor %}"
+        "{% for p in m['content'] | selectattr('type', 'equalto', 'text') %}{{ p['text'] }} {% endfor %}{% endfor %}",
+    ],
+)
+def test_a_llava_processor_loads_unchanged(template, tmp_path):
     ours = processor()
     llava = LlavaProcessor(
         ours.image_processor,

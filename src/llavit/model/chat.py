@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 Message = dict[str, Any]
@@ -51,11 +52,12 @@ _FLATTEN = """{%- set flat = namespace(messages=[], text='', leading=true) -%}
 """
 
 
-def with_images(template: str | None, image_token: str) -> str:
+def with_images(template: str | dict[str, str] | None, image_token: str) -> str:
     """Make a text-only chat template take images anywhere in a message.
 
     Args:
-        template: the tokenizer's chat template; None gives `DEFAULT_CHAT_TEMPLATE`.
+        template: the tokenizer's chat template, of several by name the default one; None gives
+            `DEFAULT_CHAT_TEMPLATE`.
         image_token: what stands for an image in the rendered text, once per image.
 
     Example:
@@ -64,12 +66,38 @@ def with_images(template: str | None, image_token: str) -> str:
         >>> render_jinja_template([[{"role": "user", "content": parts}]], chat_template=template)[0]
         ['[<image>\\nWhat is it?]']
     """
+    if isinstance(template, dict):
+        template = template.get("default")
     return _FLATTEN.replace("IMAGE_TOKEN", image_token) + (template or DEFAULT_CHAT_TEMPLATE)
 
 
-def handles_parts(template: str | None) -> bool:
-    """Whether a template already knows image parts (as that of a LLaVA checkpoint does)."""
-    return template is not None and re.search(r"""==\s*['"]image['"]""", template) is not None
+def handles_parts(template: Any, image_token: str, **special_tokens: Any) -> bool:
+    """Whether a template writes an image part as the image token, as that of a LLaVA checkpoint does.
+
+    It is tried on a message: templates ask for the type of a part in more ways than one.
+
+    Args:
+        template: a chat template, or None.
+        image_token: what stands for an image in the rendered text.
+        **special_tokens: of the tokenizer, by name.
+
+    Example:
+        >>> asks = "{% for m in messages %}{% for p in m['content'] | selectattr('type', 'equalto', 'image') %}"
+        >>> handles_parts(asks + "<image>{% endfor %}{% endfor %}", "<image>")
+        True
+        >>> handles_parts("{% for m in messages %}{{ m['content'] }}{% endfor %}", "<image>")
+        False
+    """
+    if not isinstance(template, str):
+        return False
+    parts = [{"type": "image"}, {"type": "text", "text": "?"}]
+    try:
+        texts: Any = render_jinja_template(
+            [[{"role": "user", "content": parts}]], chat_template=template, **special_tokens
+        )[0]
+    except (TemplateError, TypeError, AttributeError):  # it takes the content for a text
+        return False
+    return texts[0].count(image_token) == 1
 
 
 def render(processor: Any, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
@@ -153,10 +181,17 @@ def _render(
     texts: Any
     generated: Any
     texts, generated = render_jinja_template(  # type: ignore[str-unpack]
-        conversations=[list(messages)],
+        conversations=[[_in_parts(message) for message in messages]],
         chat_template=processor.chat_template,
         add_generation_prompt=add_generation_prompt,
         return_assistant_tokens_mask=spans,
         **processor.tokenizer.special_tokens_map,
     )
     return texts[0], [tuple(span) for span in generated[0]] if spans else []
+
+
+def _in_parts(message: Message) -> Message:
+    """Give a message whose content is a list: a LLaVA checkpoint's template writes nothing of a string."""
+    if not isinstance(message["content"], str):
+        return message
+    return {**message, "content": [{"type": "text", "text": message["content"]}]}

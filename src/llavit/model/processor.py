@@ -35,7 +35,9 @@ class LlavitProcessor(LlavaProcessor):
         num_additional_image_tokens: int = 0,
         **kwargs: Any,
     ):
-        if tokenizer is not None and not handles_parts(chat_template):
+        if tokenizer is not None and not handles_parts(
+            chat_template, image_token, **tokenizer.special_tokens_map
+        ):
             chat_template = with_images(chat_template or tokenizer.chat_template, image_token)
         super().__init__(
             image_processor,
