@@ -81,7 +81,10 @@ def test_a_llava_template_renders_strings_too():
 
 def test_of_several_templates_the_default_one_is_taken():
     words = processor().tokenizer
-    words.chat_template = {"default": "{% for m in messages %}[{{ m['content'] }}]{% endfor %}", "tool_use": ""}
+    words.chat_template = {
+        "default": "{% for m in messages %}[{{ m['content'] }}]{% endfor %}",
+        "tool_use": "",
+    }
     ours = LlavitProcessor(processor().image_processor, words, patch_size=8)
     assert ours.render([user(image(), text("What?"))]) == "[<image>\nWhat?]"
 
@@ -102,6 +105,49 @@ def test_labels_are_what_the_assistant_says_and_its_end_of_turn():
     labels, ids = encoded["labels"], encoded["input_ids"]
     assert ours.decode(labels[labels != IGNORED]) == "A cat.</s>Yes.</s>"
     assert torch.equal(labels[labels != IGNORED], ids[labels != IGNORED])
+
+
+def words_with_their_spaces():
+    """A tokenizer in which a word is a token with the space before it, as Llama's and Vicuna's are."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    names = ["<unk>", "<s>", "</s>", "<pad>", "<image>", "▁USER:", "▁ASSISTANT:", "▁Is", "▁it?", "▁Yes", "▁"]
+    backend = Tokenizer(
+        models.WordLevel({name: index for index, name in enumerate(names)}, unk_token="<unk>")
+    )
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    backend.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        None,
+        "{% for m in messages %}{% if m['role'] == 'user' %}USER: {{ m['content'] }} "
+        "{% else %}ASSISTANT: {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}ASSISTANT: {% endif %}",
+    ],
+)
+def test_a_first_word_that_takes_the_prompts_space_with_it_is_learned(template):
+    tokens = words_with_their_spaces()
+    tokens.chat_template = template
+    ours = LlavitProcessor(processor().image_processor, tokens, patch_size=8)
+    encoded = ours.encode([user(text("Is it?")), said("Yes")], return_labels=True)
+    learned = encoded["labels"][encoded["labels"] != IGNORED].tolist()
+    assert tokens.convert_ids_to_tokens(learned) == ["▁Yes", "</s>"]
+
+
+def test_a_prompt_by_the_default_template_is_how_a_training_row_begins():
+    tokens = words_with_their_spaces()
+    ours = LlavitProcessor(processor().image_processor, tokens, patch_size=8)
+    prompt = ours.encode([user(text("Is it?"))], add_generation_prompt=True)["input_ids"].tolist()
+    row = ours.encode([user(text("Is it?")), said("Yes")], return_labels=True)["input_ids"].tolist()
+    assert row[: len(prompt)] == prompt
 
 
 def test_labels_follow_generation_marks_where_the_template_has_them():

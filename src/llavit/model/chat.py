@@ -23,9 +23,10 @@ DEFAULT_CHAT_TEMPLATE = (
     "{% elif message['role'] == 'user' %}{{ 'USER: ' + message['content'] + '\n' }}"
     "{% else %}{{ 'ASSISTANT: ' + message['content'] + eos_token + '\n' }}{% endif %}"
     "{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'ASSISTANT: ' }}{% endif %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
-"""Used where a tokenizer has no template of its own: LLaVA-1.5's `USER: ... ASSISTANT: ...`, a turn a line."""
+"""Used where a tokenizer has no template of its own: LLaVA-1.5's `USER: ... ASSISTANT: ...`, a turn a line. The prompt
+ends without a space: tokenizers such as Llama's join it with the first word of the answer."""
 
 # A newline follows an image (or a run of images) at the start of a message unless the text brings white space
 # of its own: LLaVA's "<image>\nWhat is this?".

@@ -201,7 +201,10 @@ class LlavitProcessor(LlavaProcessor):
         input_ids, offsets = out["input_ids"][0], out["offset_mapping"][0]
         supervised = torch.zeros_like(input_ids, dtype=torch.bool)
         for start, end in spans:
-            supervised |= (offsets[:, 0] >= start) & (offsets[:, 1] <= end) & (offsets[:, 1] > offsets[:, 0])
+            # A first word may be one token with the white space before it, which is the prompt's.
+            earliest = len(text[:start].rstrip())
+            begins = (offsets[:, 0] >= earliest) & (offsets[:, 1] > start)
+            supervised |= begins & (offsets[:, 1] <= end) & (offsets[:, 1] > offsets[:, 0])
         return {
             "input_ids": input_ids,
             "image_ids": torch.full_like(input_ids, TEXT),
