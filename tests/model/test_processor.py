@@ -160,6 +160,17 @@ def test_labels_follow_generation_marks_where_the_template_has_them():
     assert ours.decode(encoded["labels"][encoded["labels"] != IGNORED]) == "A cat."
 
 
+def test_what_a_template_writes_behind_the_last_turn_only_does_not_hide_the_turns_before():
+    template = (  # as that of Phi-3.5
+        "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}"
+    )
+    turns = [user(text("One?")), said("1."), user(text("Two?")), said("2.")]
+    rendered, spans = render_with_spans(processor(template), turns)
+    assert [rendered[start:end].split("<|end|>")[0] for start, end in spans] == ["1.", "2."]
+    assert rendered[spans[1][0] : spans[1][1]] == "2.<|end|>\n</s>"
+
+
 def test_a_template_that_rewrites_earlier_turns_is_refused_with_the_remedy():
     template = (
         "{% for m in messages %}{% if loop.last or m['role'] != 'assistant' %}"

@@ -111,7 +111,8 @@ def render_with_spans(processor: Any, messages: Sequence[Message]) -> tuple[str,
 
     Templates with `{% generation %}` mark the spans themselves. For all others a span begins where the text
     rendered up to the assistant's turn (with the generation prompt) ends, and ends with the turn, its
-    end-of-turn token included and white space after that left out.
+    end-of-turn token included and white space after that left out. What a template writes at the end of a
+    conversation only (Phi's `<|endoftext|>`) belongs to its last turn.
 
     Args:
         processor: holds chat template and special tokens.
@@ -132,15 +133,29 @@ def render_with_spans(processor: Any, messages: Sequence[Message]) -> tuple[str,
         if message["role"] != "assistant":
             continue
         before = render(processor, messages[:i], add_generation_prompt=True)
-        after = render(processor, messages[: i + 1]).rstrip()
-        if not (text.startswith(before) and text.startswith(after) and len(before) <= len(after)):
+        after = render(processor, messages[: i + 1])
+        end = len(text[: _shared(text, after)].rstrip())
+        whole = end >= len(after.rstrip()) or _said(message) in text[len(before) : end]
+        if not (text.startswith(before) and len(before) <= end and whole):
             raise ValueError(
                 f"the chat template renders message {i} differently once more messages follow, so the assistant's "
                 "words cannot be told from the rest. Give the tokenizer a chat template that marks them with "
                 "{% generation %} ... {% endgeneration %}."
             )
-        spans.append((len(before), len(after)))
+        spans.append((len(before), end))
     return text, spans
+
+
+def _shared(one: str, other: str) -> int:
+    """Count the characters with which two texts begin alike."""
+    if one.startswith(other):
+        return len(other)
+    return next(place for place, (a, b) in enumerate(zip(one + "\0", other + "\1", strict=False)) if a != b)
+
+
+def _said(message: Message) -> str:
+    """Give the words of a message, without white space around them."""
+    return "".join(part.get("text", "") for part in _in_parts(message)["content"]).strip()
 
 
 def render_plain(processor: Any, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
