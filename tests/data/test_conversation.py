@@ -151,3 +151,15 @@ def test_hugging_face_parts_take_the_next_image_or_the_one_they_count():
 def test_a_bad_record_is_named_with_what_was_expected_and_got(record, message):
     with pytest.raises(ValueError, match=message):
         from_record(record, name="7")
+
+
+def test_what_the_assistant_says_before_the_first_question_is_left_out():
+    turns = [
+        {"from": "system", "value": "Be brief."},
+        {"from": "gpt", "value": "Welcome."},
+        {"from": "human", "value": "Hi"},
+        {"from": "gpt", "value": "Hello."},
+    ]
+    roles = [message["role"] for message in from_record({"conversations": turns}, name="1").messages]
+    assert roles == ["system", "user", "assistant"]
+    assert [m["role"] for m in from_record({"conversations": turns[1:2]}, name="2").messages] == ["assistant"]

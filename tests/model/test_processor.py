@@ -254,6 +254,18 @@ def test_text_past_max_length_is_cut_but_an_image_never():
         ours.encode(messages, max_length=length - 3)
 
 
+def test_turns_that_the_template_refuses_are_an_error_that_names_the_sample():
+    template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system prompt') }}{% endif %}"
+        "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
+    )
+    turns = [{"role": "system", "content": "Be brief."}, user(text("Hi")), said("Hello.")]
+    with pytest.raises(
+        ValueError, match=r"17: the chat template refuses turns of system.*: no system prompt"
+    ):
+        processor(template).encode(turns, return_labels=True, name="17")
+
+
 def test_nothing_to_learn_from_is_an_error_that_names_the_sample():
     with pytest.raises(ValueError, match="s2: nothing to learn from"):
         processor().encode([user(text("hi"))], return_labels=True, name="s2")

@@ -81,7 +81,8 @@ def from_record(record: Mapping[str, Any], *, name: str, image_folder: str | Pat
     `<image>` may stand anywhere in a text, any number of times. It and an image part without an image take the
     record's next image; an image part with a number under `index` takes that one. Text is kept as written, but
     for the line breaks after an image at the start of a message: LLaVA's way to set the image apart from the
-    words, which is the chat template's business here.
+    words, which is the chat template's business here. What the assistant says before the user's first turn is left
+    out, as LLaVA does: no chat template has a place for it.
 
     Args:
         record: see above.
@@ -116,8 +117,21 @@ def from_record(record: Mapping[str, Any], *, name: str, image_folder: str | Pat
         words = _words(turn, index, name)
         messages.append({"role": _role(turn, index, name), "content": _content(words, queue, index, name)})
     queue.check()
+    messages = _from_the_user_on(messages)
     given = record.get("id")
     return Sample(id=name, messages=messages, record_id=None if given is None else str(given))
+
+
+def _from_the_user_on(messages: list[Message]) -> list[Message]:
+    """Leave out what the assistant says, without an image, before the user's first turn."""
+    first = next((index for index, message in enumerate(messages) if message["role"] == "user"), 0)
+    return [
+        message
+        for index, message in enumerate(messages)
+        if index >= first
+        or message["role"] != "assistant"
+        or any(part["type"] == "image" for part in message["content"])
+    ]
 
 
 def _listed(record: Mapping[str, Any], name: str) -> list[Any]:

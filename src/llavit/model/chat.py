@@ -102,7 +102,11 @@ def handles_parts(template: Any, image_token: str, **special_tokens: Any) -> boo
 
 
 def render(processor: Any, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
-    """Render a conversation with the processor's chat template, one image token per image."""
+    """Render a conversation with the processor's chat template, one image token per image.
+
+    Raises:
+        ValueError: the template refuses the conversation, as some do a system prompt or two turns of one role.
+    """
     return _render(processor, messages, add_generation_prompt)[0]
 
 
@@ -123,7 +127,7 @@ def render_with_spans(processor: Any, messages: Sequence[Message]) -> tuple[str,
 
     Raises:
         ValueError: if the template rewrites earlier turns as the conversation grows, so that spans cannot be
-            found from outside.
+            found from outside; or it refuses the conversation.
     """
     if re.search(r"\{%-?\s*generation\s*-?%\}", processor.chat_template or ""):
         return _render(processor, messages, False, spans=True)
@@ -196,13 +200,17 @@ def _render(
 ) -> tuple[str, list[tuple[int, int]]]:
     texts: Any
     generated: Any
-    texts, generated = render_jinja_template(  # type: ignore[str-unpack]
-        conversations=[[_in_parts(message) for message in messages]],
-        chat_template=processor.chat_template,
-        add_generation_prompt=add_generation_prompt,
-        return_assistant_tokens_mask=spans,
-        **processor.tokenizer.special_tokens_map,
-    )
+    try:
+        texts, generated = render_jinja_template(  # type: ignore[str-unpack]
+            conversations=[[_in_parts(message) for message in messages]],
+            chat_template=processor.chat_template,
+            add_generation_prompt=add_generation_prompt,
+            return_assistant_tokens_mask=spans,
+            **processor.tokenizer.special_tokens_map,
+        )
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages) or "none"
+        raise ValueError(f"the chat template refuses turns of {roles}: {error}") from error
     return texts[0], [tuple(span) for span in generated[0]] if spans else []
 
 

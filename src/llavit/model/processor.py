@@ -141,16 +141,19 @@ class LlavitProcessor(LlavaProcessor):
             n > 0 images, `pixel_values` (n, 3, height, width) or `image_features` (n, v, layers * tower width).
 
         Raises:
-            ValueError: naming the conversation: an unreadable image, an image token in plain text, a prompt over
-                `max_length`, nothing to learn from.
+            ValueError: naming the conversation: an unreadable image, an image token in plain text, turns that the chat
+                template refuses, a prompt over `max_length`, nothing to learn from.
         """
         images = message_images(messages, name)
-        if style == "plain":
-            text, spans = render_plain(self, messages)
-        elif return_labels:
-            text, spans = render_with_spans(self, messages)
-        else:
-            text, spans = render(self, messages, add_generation_prompt), []
+        try:
+            if style == "plain":
+                text, spans = render_plain(self, messages)
+            elif return_labels:
+                text, spans = render_with_spans(self, messages)
+            else:
+                text, spans = render(self, messages, add_generation_prompt), []
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
         mentioned = text.count(self.image_token)
         if mentioned != len(images):
             raise ValueError(
