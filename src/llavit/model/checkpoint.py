@@ -12,13 +12,14 @@ A LLaViT folder holds (`{i}` a layer, `{p}` q_proj, k_proj, v_proj, or qkv_proj 
 Where weights are int8 (`quantize.py`), a `*.scale` stands beside each `*.weight` of the LLM's linear layers.
 
 A LLaVA checkpoint (of either generation of transformers' names) loads into it: `...{p}.weight` becomes
-`...{p}.text.weight`, and visual weights that a checkpoint lacks start as copies of the text weights.
+`...{p}.text.weight`, and visual weights that a checkpoint lacks start as copies of the text weights. With `visual_qkv`
+off it is the other way round: `...{p}.text.weight` becomes `...{p}.weight`, and visual weights are left out.
 """
 
 import re
 
 from llavit.model.configuration import LlavitConfig
-from llavit.model.families import family_of
+from llavit.model.families import FAMILIES, Family, family_of
 
 _LLAVA_PREFIXES = {
     r"^language_model\.lm_head\.": "lm_head.",
@@ -45,10 +46,11 @@ def llava_key_mapping(config: LlavitConfig) -> dict[str, str]:
         'lm_head.'
     """
     mapping = dict(_LLAVA_PREFIXES)
-    if config.visual_qkv:
-        family = family_of(config.llm)
-        for name in family.projections:
-            # Lookarounds, so that only `q_proj.` itself is replaced, and only inside the LLM's layers.
-            attention = rf"language_model\.layers\.\d+\.{family.attention}"
-            mapping[rf"({attention}\.{name})\.(?=(?:weight|bias|scale)$)"] = r"\1.text."
+    routed = config.visual_qkv
+    family = family_of(config.llm) if routed else FAMILIES.get(config.llm.model_type, Family())
+    for name in family.projections:
+        # Lookarounds, so that only `q_proj.` itself is replaced, and only inside the LLM's layers.
+        projection = rf"(language_model\.layers\.\d+\.{family.attention}\.{name})\."
+        theirs, ours = ("", r"\1.text.") if routed else (r"text\.", r"\1.")
+        mapping[rf"{projection}{theirs}(?=(?:weight|bias|scale)$)"] = ours
     return mapping

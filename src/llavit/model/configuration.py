@@ -53,8 +53,20 @@ class LlavitConfig(LlavaConfig):
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
-        """Read a configuration; that of a LLaVA checkpoint counts as one of LLaViT's."""
+        """Read a configuration; that of a LLaVA checkpoint counts as one of LLaViT's.
+
+        Raises:
+            ValueError: of another model, or in the format of LLaVA's own repository.
+        """
         config, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        kind = config.get("model_type", cls.model_type)
+        if "mm_vision_tower" in config or kind not in (cls.model_type, LlavaConfig.model_type):
+            raise ValueError(
+                f"{pretrained_model_name_or_path}: expected a LLaViT, or a LLaVA in Hugging Face's format (model_type "
+                f"llava, with text_config and vision_config), got model_type {kind!r}. A checkpoint of LLaVA's own "
+                "repository must be converted first (transformers: models/llava/convert_llava_weights_to_hf.py); "
+                "llava-hf/llava-1.5-7b-hf is one that was"
+            )
         if config.get("model_type") == LlavaConfig.model_type:
             config = {**config, "model_type": cls.model_type}
         return config, kwargs

@@ -54,7 +54,8 @@ class LlavitPreTrainedModel(LlavaPreTrainedModel):
 
         Raises:
             FileNotFoundError: the base of a folder with adapters is not where it was; names both.
-            ValueError: adapters and base do not fit.
+            ValueError: adapters and base do not fit; another kind of model; or weights are missing, which would start
+                at random (not with `output_loading_info=True`: then it is for the caller to look).
 
         Example:
             ```python
@@ -82,7 +83,10 @@ class LlavitPreTrainedModel(LlavaPreTrainedModel):
         model._copy_uninitialised_visual()
         if model.can_generate() and not model.generation_config.suppress_tokens:
             model.generation_config.suppress_tokens = [config.image_token_id]  # never generated
-        return (model, info) if wants_info else model
+        if wants_info:
+            return model, info
+        _require_all(info, pretrained_model_name_or_path)
+        return model
 
     @classmethod
     def _load_adapted(cls, folder: Path, *args: Any, **kwargs: Any) -> Any:
@@ -97,7 +101,10 @@ class LlavitPreTrainedModel(LlavaPreTrainedModel):
         load_adapters(model, folder, base=os.path.abspath(base) if os.path.isdir(base) else base)
         if model.can_generate() and (folder / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(folder)
-        return (model, info) if wants_info else model
+        if wants_info:
+            return model, info
+        _require_all(info, base)
+        return model
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save a model; one with adapters as adapters, trained parts and the name of its base.
@@ -132,6 +139,11 @@ class LlavitPreTrainedModel(LlavaPreTrainedModel):
         missing = {key for key in loading_info.missing_keys if VISUAL_KEY.search(key)}
         self._uninitialised_visual = frozenset(missing)
         loading_info.missing_keys -= missing
+        if not self.config.visual_qkv:
+            left_out = {key for key in loading_info.unexpected_keys if VISUAL_KEY.search(key)}
+            loading_info.unexpected_keys -= left_out
+            if left_out:
+                logger.warning(f"visual_qkv is off: {len(left_out)} visual QKV weights are left out.")
 
     def _copy_uninitialised_visual(self) -> None:
         """Copy text QKV into the visual QKV that loading left without weights, and say so."""
@@ -146,6 +158,22 @@ class LlavitPreTrainedModel(LlavaPreTrainedModel):
             f"(the checkpoint has none): {names[0]} to {names[-1]}."
         )
         self._uninitialised_visual = frozenset()
+
+
+def _require_all(info: Any, source: Any) -> None:
+    """Refuse a model some of whose weights came from nowhere; say on the log what was not used."""
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{source}: {len(missing)} weights are not in the checkpoint and would start at random: "
+            f"{', '.join(missing[:3])}{', ...' if missing[3:] else ''}. Is it complete, and is config.json its own? "
+            "(`output_loading_info=True` gives the model all the same.)"
+        )
+    unexpected = sorted(info["unexpected_keys"])
+    if unexpected:
+        logger.warning(
+            f"{source}: {len(unexpected)} weights of the checkpoint have no place in the model, first {unexpected[0]}."
+        )
 
 
 def _let_others_read(folder: Path) -> None:
