@@ -539,3 +539,19 @@ def test_the_format_of_llavas_own_repository_is_named(kind, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(stated))
     with pytest.raises(ValueError, match="LLaVA's own repository must be converted"):
         LlavitForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_each_of_several_answers_sees_its_rows_own_images():
+    model = tiny("llama")
+    model.generation_config.eos_token_id = None
+    two, one = image_prompt([1, 5], 2, [7]), image_prompt([1, 5], 1, [7])
+    ids = torch.tensor([two, [0] * (len(two) - len(one)) + one])
+    batch = {"input_ids": ids, "attention_mask": (ids != 0).long(), "pixel_values": pixels(3)}
+    options = {"max_new_tokens": 4, "pad_token_id": 0}
+    alone = model.generate(**batch, **options, do_sample=False)
+    drawn = model.generate(**batch, **options, do_sample=True, top_k=1, num_return_sequences=2)
+    assert drawn.tolist() == alone.repeat_interleave(2, dim=0).tolist()
+    assert (
+        alone.tolist()
+        != model.generate(**{**batch, "pixel_values": pixels(3)[[0, 0, 1]]}, **options).tolist()
+    )

@@ -34,6 +34,9 @@ from llavit.model.projector import LlavitProjector
 from llavit.model.reading import ReadsImages
 from llavit.model.routing import VisualRoute, install_routing, routed_linears
 
+_BY_IMAGE = ("pixel_values", "image_features", "image_sizes")
+"""Arguments with a row for each image, and not for each row of the batch."""
+
 
 class LlavitModel(ReadsImages, EncodesImages, LlavitPreTrainedModel, LlavaModel):
     """Vision tower, projector and LLM, without the language modelling head.
@@ -274,6 +277,37 @@ class LlavitForConditionalGeneration(EncodesImages, LlavitPreTrainedModel, Llava
             **cache_argument(output_cache(outputs)),
             **same_image_fields(outputs),
         )
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: Any = None,
+        **model_kwargs: Any,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Repeat rows for beams or several answers: a row's images as a whole, and not each image by itself."""
+        images = {key: model_kwargs.pop(key) for key in _BY_IMAGE if model_kwargs.get(key) is not None}
+        if expand_size > 1 and images:
+            if input_ids is None:
+                raise ValueError(
+                    "several answers or beams with images: expected input_ids, got inputs_embeds"
+                )
+            tokens_b = (input_ids == self.config.image_token_id).sum(1)
+            count = len(next(iter(images.values())))
+            each = int(tokens_b.sum()) // count
+            if each * count != int(tokens_b.sum()) or bool((tokens_b % max(each, 1)).any()):
+                raise ValueError(
+                    f"several answers or beams: expected rows with as many image tokens as their images have, got "
+                    f"{tokens_b.tolist()} tokens in the rows and {count} images"
+                )
+            rows = torch.arange(count, device=tokens_b.device).split((tokens_b // each).tolist())
+            order = torch.cat([row for row in rows for _ in range(expand_size)])
+            images = {key: value[order.to(value.device)] for key, value in images.items()}
+        generation: Any = super()
+        input_ids, model_kwargs = generation._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+        return input_ids, {**model_kwargs, **images}
 
     @staticmethod
     def create_masks_for_generate(
