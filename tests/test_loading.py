@@ -43,3 +43,23 @@ def test_a_model_with_adapters_is_merged_and_then_made_int8(tiny, tmp_path):
 def test_another_quantisation_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="quantize='int4': expected None or one of int8"):
         load_model(tmp_path, quantize="int4")
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [{}, {"patch_size": 8, "vision_feature_select_strategy": "default"}],
+    ids=["nothing", "no CLS token"],
+)
+def test_what_the_processor_of_an_older_llava_does_not_state_is_in_the_models_config(stated, tiny, tmp_path):
+    from PIL import Image
+    from transformers import LlavaProcessor
+
+    model, processor = tiny.build()
+    model.save_pretrained(tmp_path)
+    template = processor.chat_template
+    LlavaProcessor(
+        processor.image_processor, processor.tokenizer, chat_template=template, **stated
+    ).save_pretrained(tmp_path)
+    _, loaded = load_model(tmp_path, dtype="float32", device="cpu")
+    messages = [{"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (9, 9))}]}]
+    assert torch.equal(loaded.encode(messages)["input_ids"], processor.encode(messages)["input_ids"])

@@ -8,8 +8,11 @@ import torch
 from transformers import LlavaProcessor
 
 from llavit.model.chat import Message, handles_parts, render, render_plain, render_with_spans, with_images
+from llavit.model.configuration import LlavitConfig
 from llavit.model.images import count_image_tokens, load_image, message_images, processed_size
 from llavit.model.masks import TEXT
+
+_LOCATION = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 IGNORED = -100
 """Label of a token that is not to be learned."""
@@ -49,6 +52,30 @@ class LlavitProcessor(LlavaProcessor):
             num_additional_image_tokens=num_additional_image_tokens,
             **kwargs,
         )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Load a processor; what those of older LLaVA checkpoints do not state is taken from the model's config.json.
+
+        Args:
+            pretrained_model_name_or_path: a folder or a hub id.
+            **kwargs: as in transformers.
+        """
+        processor: Any = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        strategy = processor.vision_feature_select_strategy
+        no_cls = strategy == "default" and not processor.num_additional_image_tokens
+        if processor.patch_size is None or strategy is None or no_cls:
+            location = {key: kwargs[key] for key in _LOCATION if key in kwargs}
+            config = LlavitConfig.from_pretrained(pretrained_model_name_or_path, **location)
+            processor.patch_size = config.tower.patch_size
+            processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+            cls_token = config.vision_feature_select_strategy == "default"
+            patches = count_image_tokens(
+                *processed_size(processor.image_processor), processor.patch_size, 0, "full"
+            )
+            extra = config.image_seq_length - patches + cls_token
+            processor.num_additional_image_tokens = extra if extra in (0, 1) else int(cls_token)
+        return processor
 
     # Counting visual tokens
 
