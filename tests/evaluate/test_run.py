@@ -1,6 +1,7 @@
 """A whole run: its numbers, what it states, going on with it, and refusing to go on with another one."""
 
 import json
+import subprocess
 
 import pytest
 import torch
@@ -200,3 +201,14 @@ def test_no_constant_answer_beats_the_majority(bench):
     assert majority_texts(task) == ["red"] * 8
     pairs = load_task(bench / "pairs")
     assert set(majority_texts(pairs)) == {"yes"}
+
+
+def test_the_revision_is_that_of_our_own_checkout(tmp_path, monkeypatch):
+    from llavit.evaluate.environment import _revision, environment
+
+    outside = tmp_path / "module.py"
+    outside.touch()
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    assert _revision(outside) == "not a git checkout"  # installed into somebody's project
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment()["git revision"] == "not known: git is not installed"

@@ -22,7 +22,20 @@ def environment() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
-    here = Path(__file__).parent
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
-    found["git revision"] = git.stdout.strip() if git.returncode == 0 else "not a git checkout"
+    found["git revision"] = _revision(Path(__file__))
     return found
+
+
+def _revision(file: Path) -> str:
+    """Return the revision of the checkout that a file of ours is in, and not of one that merely surrounds it."""
+
+    def git(*words: str) -> str | None:
+        done = subprocess.run(["git", *words], cwd=file.parent, capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        if git("ls-files", "--error-unmatch", file.name) is None:
+            return "not a git checkout"
+        return git("describe", "--always", "--dirty") or "not a git checkout"
+    except OSError:
+        return "not known: git is not installed"
