@@ -7,7 +7,8 @@ is taken as the sum of both (crossed random effects; what both hold counts twice
     se^2 = var over seeds of the seeds' differences / seeds  +  sum over tasks of weight^2 * var over units / units
 
 where the second term averages each unit over the seeds first. The 95 % interval and the two-sided p value come from
-Student's t, with degrees of freedom by Welch and Satterthwaite: few where seeds matter most, many where questions do.
+Student's t, with degrees of freedom by Welch and Satterthwaite: few where seeds matter most or a task has few units,
+many where there are many questions.
 With one seed the first term is unknown: the interval then covers questions only, and says so.
 """
 
@@ -75,17 +76,20 @@ def difference(ours: Sequence[Points], theirs: Sequence[Points], families: Mappi
         per_unit[task] = sides[0] - sides[1]  # (seeds, units)
     for seed in range(len(ours)):
         rows.append(sum(weight * float(per_unit[task][seed].mean()) for task, weight in weights.items()))
-    of_units = 0.0
+    of_tasks: list[tuple[float, int]] = []  # variance, degrees of freedom
     for task, weight in weights.items():
         over_seeds = per_unit[task].mean(axis=0)
         if len(over_seeds) > 1:
-            of_units += weight**2 * float(over_seeds.var(ddof=1)) / len(over_seeds)
+            part = weight**2 * float(over_seeds.var(ddof=1)) / len(over_seeds)
+            of_tasks.append((part, len(over_seeds) - 1))
+    of_units = sum(part for part, _ in of_tasks)
     mean = float(np.mean(rows))
     of_seeds = float(np.var(rows, ddof=1)) / len(rows) if len(rows) > 1 else 0.0
     variance = of_seeds + of_units
     if variance == 0.0:
         return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0, len(rows))
-    freedom = variance**2 / (of_seeds**2 / (len(rows) - 1)) if of_seeds else math.inf
+    parts = [(of_seeds, len(rows) - 1)] * (len(rows) > 1) + of_tasks
+    freedom = variance**2 / sum(part**2 / count for part, count in parts)
     error, law = math.sqrt(variance), _students_t(freedom)
     half = float(law.ppf(0.5 + LEVEL / 2)) * error
     return Difference(mean, mean - half, mean + half, float(2 * law.sf(abs(mean) / error)), len(rows))
@@ -135,7 +139,7 @@ def require_scipy() -> None:
 
 
 def _students_t(freedom: float) -> Any:
-    """Give Student's t; with infinitely many degrees of freedom it is the normal distribution."""
+    """Give Student's t."""
     require_scipy()
     from scipy import stats
 
