@@ -127,6 +127,15 @@ def test_pictures_that_differ_in_shape_or_mode_alone_differ():
     assert len(digests) == 4
 
 
+def test_pictures_that_differ_in_palette_or_orientation_alone_differ():
+    plain, other, turned = (Image.new("P", (2, 3)) for _ in range(3))
+    plain.putpalette([0, 0, 0])
+    other.putpalette([255, 0, 0])
+    turned.putpalette([0, 0, 0])
+    turned.getexif()[0x0112] = 6
+    assert len({image_digest(picture) for picture in (plain, other, turned)}) == 3
+
+
 @torch.no_grad()
 def test_cached_features_give_the_loss_of_the_pixels(tiny, tmp_path):
     model, processor = tiny.build()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llavit.evaluate.bench import BenchTask, load_bench, load_task
+from llavit.evaluate.bench import BenchTask, bench_fingerprint, load_bench, load_task
 from llavit.evaluate.items import Item
 from tests.evaluate.small_bench import save_bench
 
@@ -81,6 +81,17 @@ def test_a_task_that_states_what_nobody_knows_is_refused(folder, change, message
     path.write_text(json.dumps({key: value for key, value in about.items() if value is not None}))
     with pytest.raises(ValueError, match=message):
         load_task(folder / "short")
+
+
+def test_a_line_separator_within_a_question_ends_no_row(folder):
+    about = json.loads((folder / "short/task.json").read_text())
+    rows = [json.loads(line) for line in (folder / "short/items.jsonl").read_text().splitlines()]
+    rows[0]["question"] = "Which?\u2028Answer in a word."
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    (folder / "short/items.jsonl").write_bytes(text)
+    about["fingerprint"] = bench_fingerprint(folder / "short", text)
+    (folder / "short/task.json").write_text(json.dumps(about))
+    assert load_task(folder / "short").items[0].question == rows[0]["question"]
 
 
 def test_a_limit_keeps_groups_whole(folder):

@@ -33,6 +33,7 @@ def test_answers_are_compared_without_case_articles_punctuation_and_number_words
     assert normalise(" The  RED umbrella! ") == "red umbrella"
     assert normalise("Three.") == normalise("3")
     assert normalise("not red") != normalise("red")
+    assert len({normalise(answer) for answer in ("", "A", "the")}) == 3  # nothing is not the option "A"
 
 
 def test_scores_are_by_task_and_overall(tmp_path):

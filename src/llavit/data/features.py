@@ -35,15 +35,21 @@ Encode = Callable[[list[Any]], torch.Tensor]
 
 
 def image_digest(image: Any) -> str:
-    """Hash an image: a file's bytes, or a picture's mode, size and pixels.
+    """Hash an image: a file's bytes, or all of a picture that `to_rgb` looks at: mode, size, pixels, palette, ...
 
     Example:
         >>> image_digest(Image.new("L", (1, 1)))[:8]
         'e4a1bf79'
     """
     if isinstance(image, Image.Image):
-        head = f"{image.mode} {image.size} ".encode()
-        return hashlib.sha256(head + image.tobytes()).hexdigest()
+        head = f"{image.mode} {image.size} "
+        more = {
+            "palette": image.getpalette("RGBA") if image.palette is not None else None,
+            "transparency": image.info.get("transparency"),
+            "orientation": image.getexif().get(0x0112),
+        }
+        head += "".join(f"{key} {value} " for key, value in more.items() if value is not None)
+        return hashlib.sha256(head.encode() + image.tobytes()).hexdigest()
     raw = image if isinstance(image, bytes) else Path(image).read_bytes()
     return hashlib.sha256(raw).hexdigest()
 

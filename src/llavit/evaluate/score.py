@@ -15,14 +15,15 @@ _NUMBERS = {word: str(number) for number, word in enumerate(_DIGITS)}
 def normalise(answer: str) -> str:
     """Return an answer in the form in which it is compared.
 
-    Lower case, no punctuation, no articles, single spaces, numbers from zero to ten as digits.
+    Lower case, no punctuation, no articles (but in an answer of nothing else: the option "A"), single spaces, numbers
+    from zero to ten as digits.
 
     Example:
-        >>> normalise("The Red  umbrella."), normalise("Three")
-        ('red umbrella', '3')
+        >>> normalise("The Red  umbrella."), normalise("Three"), normalise("A.")
+        ('red umbrella', '3', 'a')
     """
-    bare = answer.lower().translate(str.maketrans(string.punctuation, " " * len(string.punctuation)))
-    return " ".join(_NUMBERS.get(word, word) for word in bare.split() if word not in _ARTICLES)
+    bare = answer.lower().translate(str.maketrans(string.punctuation, " " * len(string.punctuation))).split()
+    return " ".join(_NUMBERS.get(word, word) for word in bare if word not in _ARTICLES) or " ".join(bare)
 
 
 def is_right(answer: str, item: Item) -> bool:

@@ -249,7 +249,9 @@ def _start(spec: ModelSpec) -> tuple[Any, Any]:
 
 def _calibrate(model: Any, processor: Any, reader: Reader, stage: Stage) -> None:
     """Measure feature statistics on the first images of the data, as `vision_feature_norm` asks."""
-    data = ConversationDataset(reader, processor, max_length=stage.max_length, on_error=stage.data.on_error)
+    data = ConversationDataset(
+        reader, processor, max_length=stage.max_length, on_error=stage.data.on_error, style=stage.style
+    )
     images: list[torch.Tensor] = []
     for index in range(len(data)):
         row = data[index]

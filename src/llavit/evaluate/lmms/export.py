@@ -71,7 +71,7 @@ def export_lmms_task(task_folder: str | Path, out: str | Path) -> Path:
     source = Path(task_folder)
     try:
         about = json.loads((source / "task.json").read_text(encoding="utf-8"))
-        lines = (source / "items.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (source / "items.jsonl").read_bytes().splitlines()
     except FileNotFoundError as error:
         raise FileNotFoundError(f"no task in {source}: {Path(error.filename).name} is missing") from None
     stated = {key: about.get(key) for key in ("id", "name", "family", "metric", "group", "chance")}
