@@ -396,3 +396,18 @@ def test_callbacks_are_called_in_every_stage(tiny, tmp_path):
     assert Steps.seen == [("pretrain.work", 1), ("instruct.work", 1), ("instruct.work", 2)]
     model = LlavitForConditionalGeneration.from_pretrained(folder)
     assert model.model.multi_modal_projector.linear_1.out_features == 40
+
+
+def test_an_llm_that_knows_no_sdpa_trains_where_attention_is_left_to_choose(tiny, tmp_path):
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    from tests.tiny import HEAD_DIM, tokenizer
+
+    words = tokenizer()
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": HEAD_DIM}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": len(words)}
+    ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    Gemma2ForCausalLM(Gemma2Config(**sizes, **heads, **ends)).save_pretrained(tmp_path / "llm")
+    words.save_pretrained(tmp_path / "llm")
+    recipe = tiny.recipe(f"model.llm={tmp_path / 'llm'}", "stages.0.steps=1", "stages.1.steps=1")
+    assert (train(recipe, output=tmp_path / "run", progress=False) / "config.json").is_file()

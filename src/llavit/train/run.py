@@ -150,7 +150,9 @@ def _run_stage(
         features = prepare_features(
             recipe.feature_cache, model, processor, reader, dtype=dtype, device=args.device, console=console
         )
-    model.set_attn_implementation({"text_config": resolve_attention(recipe.attention, dtype)})
+    attention = resolve_attention(recipe.attention, dtype)
+    if recipe.attention != "auto" or attention != "sdpa":  # Gemma 2 knows no sdpa: its own is eager
+        model.set_attn_implementation({"text_config": attention})
     hold_frozen(model, resolve_frozen_dtype(stage.frozen_dtype, dtype), computes_in=dtype)
     console.print(parts_table(model, rates, f"Stage {stage.name}: {len(reader):,} records"))
     if stage.gradient_checkpointing:
