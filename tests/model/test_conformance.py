@@ -555,3 +555,12 @@ def test_each_of_several_answers_sees_its_rows_own_images():
         alone.tolist()
         != model.generate(**{**batch, "pixel_values": pixels(3)[[0, 0, 1]]}, **options).tolist()
     )
+
+
+def test_what_the_processor_encodes_can_be_generated_from():
+    model = tiny("llama")
+    ids = torch.tensor([image_prompt([1, 5], 1, [7])])
+    options = {"pixel_values": pixels(1), "max_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
+    image_ids = torch.where(ids == IMAGE, 0, -1)
+    with_ids = model.generate(input_ids=ids, image_ids=image_ids, **options)
+    assert torch.equal(with_ids, model.generate(input_ids=ids, **options))

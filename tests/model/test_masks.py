@@ -1,5 +1,6 @@
 """The mask itself, and packed documents."""
 
+import pytest
 import torch
 
 from llavit.model.masks import TEXT, image_ids_from_counts, visual_attention_mask
@@ -56,9 +57,18 @@ def test_packed_samples_give_the_logits_of_the_samples_alone():
         torch.testing.assert_close(got, alone, atol=1e-4, rtol=1e-4)
 
 
-def test_a_count_of_features_that_differs_from_the_tokens_says_both():
-    import pytest
+@pytest.mark.parametrize("switches", [{}, {"visual_qkv": False, "bidirectional_visual_attention": False}])
+@torch.no_grad()
+def test_packed_text_is_kept_apart_also_where_nobody_says_use_cache(switches):
+    model = tiny("llama", **switches)
+    first, second = [1, 5, 6, 7], [1, 8, 9]
+    positions = torch.tensor([[*range(4), *range(3)]])
+    packed = model(input_ids=torch.tensor([first + second]), position_ids=positions).logits[0, 4:]
+    alone = model(input_ids=torch.tensor([second])).logits[0]
+    torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-5)
 
+
+def test_a_count_of_features_that_differs_from_the_tokens_says_both():
     model = tiny("llama")
     with pytest.raises(
         ValueError, match=rf"{PATCHES} image tokens, the 2 images give {2 * PATCHES} features"

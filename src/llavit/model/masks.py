@@ -52,6 +52,18 @@ def image_ids_from_counts(visual_mask_bl: torch.Tensor, tokens_per_image: torch.
     return torch.where(visual_mask_bl, number, TEXT)
 
 
+def is_packed(attention_mask: Any, position_ids: torch.Tensor | None) -> bool:
+    """Whether rows hold several documents: positions that restart, and no padding mask, as in transformers.
+
+    Example:
+        >>> is_packed(None, torch.tensor([[0, 1, 0, 1]])), is_packed(None, torch.tensor([[0, 1, 2, 3]]))
+        (True, False)
+    """
+    if attention_mask is not None or position_ids is None or position_ids.ndim != 2:
+        return False
+    return bool((position_ids.diff(dim=1) != 1).any())
+
+
 def visual_attention_mask(
     text_config: PreTrainedConfig,
     image_ids_bl: torch.Tensor,

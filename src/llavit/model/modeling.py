@@ -28,7 +28,7 @@ from llavit.model.configuration import LlavitConfig
 from llavit.model.documents import may_run_on_documents, run_on_documents
 from llavit.model.encoding import EncodesImages
 from llavit.model.families import family_of
-from llavit.model.masks import require_block_masks, visual_attention_mask
+from llavit.model.masks import is_packed, require_block_masks, visual_attention_mask
 from llavit.model.pretrained import LlavitPreTrainedModel
 from llavit.model.projector import LlavitProjector
 from llavit.model.reading import ReadsImages
@@ -112,6 +112,8 @@ class LlavitModel(ReadsImages, EncodesImages, LlavitPreTrainedModel, LlavaModel)
             ValueError: if visual tokens and images do not agree.
         """
         cache = given_cache(past_key_values, cache)
+        if cache is None and kwargs.get("use_cache") is not False and is_packed(attention_mask, position_ids):
+            kwargs["use_cache"] = False  # else the LLM makes a cache first, and takes a row for one document
         if input_ids is not None and inputs_embeds is None:
             tokens = input_ids
         elif inputs_embeds is not None and input_ids is None:
@@ -277,6 +279,14 @@ class LlavitForConditionalGeneration(EncodesImages, LlavitPreTrainedModel, Llava
             **cache_argument(output_cache(outputs)),
             **same_image_fields(outputs),
         )
+
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
+        """Give the inputs of a step: image ids are those of the prompt, and no business of a single new token."""
+        made = super().prepare_inputs_for_generation(*args, **kwargs)
+        tokens = made.get("input_ids")
+        if tokens is not None and tokens.shape[1] == 1:
+            made.pop("image_ids", None)
+        return made
 
     def _expand_inputs_for_generation(
         self,
