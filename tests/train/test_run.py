@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import weakref
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -411,3 +412,21 @@ def test_an_llm_that_knows_no_sdpa_trains_where_attention_is_left_to_choose(tiny
     words.save_pretrained(tmp_path / "llm")
     recipe = tiny.recipe(f"model.llm={tmp_path / 'llm'}", "stages.0.steps=1", "stages.1.steps=1")
     assert (train(recipe, output=tmp_path / "run", progress=False) / "config.json").is_file()
+
+
+def test_a_checkpoint_whose_template_ends_no_answer_is_told_and_may_have_another(tiny, tmp_path, caplog):
+    model, processor = tiny.build()
+    model.save_pretrained(tmp_path / "llava")
+    turn = "{{ m['role'] }}: {% generation %}{{ m['content'] }} {% endgeneration %}"  # as llava-hf's
+    endless = f"{{% for m in messages %}}{turn}{{% endfor %}}"
+    processor.with_chat_template(endless).save_pretrained(tmp_path / "llava")
+    changes = ["model.vision=null", "model.llm=null", "model.vision_feature_layer=-2", "stages.0.steps=1"]
+    recipe = tiny.recipe(f"model.checkpoint={tmp_path / 'llava'}", *changes, "stages.1.steps=1")
+    with caplog.at_level("WARNING", "llavit"):
+        train(recipe, output=tmp_path / "endless", progress=False)
+        assert "stage pretrain: no end-of-turn token is among what is learned" in caplog.text
+        caplog.clear()
+        another = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
+        ended = replace(recipe, model=replace(recipe.model, chat_template=another))
+        train(ended, output=tmp_path / "ended", progress=False)
+    assert "end-of-turn" not in caplog.text

@@ -77,6 +77,18 @@ class LlavitProcessor(LlavaProcessor):
             processor.num_additional_image_tokens = extra if extra in (0, 1) else int(cls_token)
         return processor
 
+    def with_chat_template(self, chat_template: str) -> "LlavitProcessor":
+        """Return a processor that differs in the chat template only; one for text alone is made to take images."""
+        return LlavitProcessor(
+            self.image_processor,
+            self.tokenizer,
+            patch_size=self.patch_size,
+            vision_feature_select_strategy=self.vision_feature_select_strategy,
+            chat_template=chat_template,
+            image_token=self.image_token,
+            num_additional_image_tokens=self.num_additional_image_tokens,
+        )
+
     # Counting visual tokens
 
     def count_image_tokens(self, height: int, width: int) -> int:

@@ -130,8 +130,8 @@ class ModelSpec:
         projector_width: of the projector's inner layer; the LLM's width, as in LLaVA, if not given.
         visual_qkv_start: visual QKV start as a "copy" of the text QKV, as in the paper, or at "random".
         image_size: side of the square image, in pixels; the tower's own if not given.
-        chat_template: Jinja template of a conversation; the tokenizer's own if not given.
-        checkpoint: a LLaViT or LLaVA folder or hub id, instead of all of the above.
+        chat_template: Jinja template of a conversation; the tokenizer's or the checkpoint's own if not given.
+        checkpoint: a LLaViT or LLaVA folder or hub id, instead of all of the above but the chat template.
     """
 
     vision: str | None = None
@@ -150,7 +150,9 @@ class ModelSpec:
         require_positive(self, "image_size", "projector_width")
         if self.checkpoint is not None:
             given = [
-                f.name for f in fields(self) if f.name != "checkpoint" and getattr(self, f.name) != f.default
+                f.name
+                for f in fields(self)
+                if f.name not in ("checkpoint", "chat_template") and getattr(self, f.name) != f.default
             ]
             if given:
                 raise ValueError(

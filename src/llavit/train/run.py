@@ -41,6 +41,8 @@ logger = logging.getLogger("llavit")
 SKIPPED = "skipped.jsonl"
 TENSORBOARD = "tensorboard"
 CALIBRATION_IMAGES = 64
+ENDS_LOOKED_FOR = 8
+"""Records in which an end of the answer is looked for: the first ones may be cut."""
 
 
 def train(
@@ -169,6 +171,13 @@ def _run_stage(
         style=stage.style,
         features=features,
     )
+    if stage.style == "chat" and not _answers_end(data, model):
+        logger.warning(
+            "stage %s: no end-of-turn token is among what is learned, so answers will not end: the chat template "
+            "writes none of %s into the assistant's turn. Give the model another one (model.chat_template)",
+            stage.name,
+            processor.tokenizer.convert_ids_to_tokens(_ends(model)),
+        )
     skip_log = SkipLog(store.work / SKIPPED, max_skipped=stage.data.max_skipped)
     if not is_first_process():
         skip_log.path = None  # all processes know what was left out, one writes it down
@@ -231,7 +240,10 @@ def _run_stage(
 def _start(spec: ModelSpec) -> tuple[Any, Any]:
     """Make the model that the first stage starts from, with float32 weights."""
     if spec.checkpoint is not None:
-        return _load(spec.checkpoint)
+        model, processor = _load(spec.checkpoint)
+        if spec.chat_template is not None:
+            processor = processor.with_chat_template(spec.chat_template)
+        return model, processor
     assert spec.vision is not None and spec.llm is not None  # ModelSpec checked
     layers = spec.vision_feature_layer
     return build_llavit(
@@ -247,6 +259,24 @@ def _start(spec: ModelSpec) -> tuple[Any, Any]:
         chat_template=spec.chat_template,
         dtype=torch.float32,
     )
+
+
+def _ends(model: Any) -> list[int]:
+    """Give the tokens that end an answer."""
+    ends = model.generation_config.eos_token_id
+    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+
+
+def _answers_end(data: ConversationDataset, model: Any) -> bool:
+    """Say whether one of the first records teaches a token that ends an answer; true where nothing can be said."""
+    ends, seen = torch.tensor(_ends(model)), 0
+    for index in range(min(len(data), ENDS_LOOKED_FOR)):
+        row = data[index]
+        if not isinstance(row, Skipped):
+            seen += 1
+            if not len(ends) or bool(torch.isin(row["labels"], ends).any()):
+                return True
+    return not seen
 
 
 def _calibrate(model: Any, processor: Any, reader: Reader, stage: Stage) -> None:
