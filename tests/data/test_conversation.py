@@ -163,3 +163,9 @@ def test_what_the_assistant_says_before_the_first_question_is_left_out():
     roles = [message["role"] for message in from_record({"conversations": turns}, name="1").messages]
     assert roles == ["system", "user", "assistant"]
     assert [m["role"] for m in from_record({"conversations": turns[1:2]}, name="2").messages] == ["assistant"]
+
+
+def test_a_video_is_an_error_and_not_a_text_without_it():
+    turns = [{"from": "human", "value": "<video>\nWhat happens?"}, {"from": "gpt", "value": "A cat jumps."}]
+    with pytest.raises(ValueError, match=r"record 1: expected images and text only, got `video`: 'cat\.mp4'"):
+        from_record({"video": "cat.mp4", "conversations": turns}, name="1")

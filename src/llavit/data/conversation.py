@@ -108,6 +108,11 @@ def from_record(record: Mapping[str, Any], *, name: str, image_folder: str | Pat
         raise ValueError(
             f"record {name}: expected a non-empty list `conversations` or `messages`, got {found}"
         )
+    for kind in ("video", "videos", "audio", "audios"):
+        if record.get(kind):
+            raise ValueError(
+                f"record {name}: expected images and text only, got `{kind}`: {record[kind]!r:.80}"
+            )
     if isinstance(record.get("system"), str) and record["system"]:
         turns = [{"role": "system", "content": record["system"]}, *turns]
 
