@@ -10,6 +10,7 @@ from llavit.model.compat import cache_argument, output_cache
 from llavit.model.routing import routed_linears
 from tests.inspect.test_attention import SWITCHES, prompt_of
 from tests.model.families import LLMS, image_prompt, pixels, tiny
+from tests.tiny import HEAD_DIM
 
 LLAVA = SWITCHES[1]
 BACKENDS = ["sdpa", "eager"]
@@ -167,8 +168,9 @@ def test_a_replaced_projection_is_the_text_projection_for_these_layers_only(llm,
         if ".layers.1." not in name:
             continue
         letters = what.removeprefix("visual_")
-        if name.endswith("qkv_proj"):  # 4 query heads and 2 of keys and values, 16 wide
-            part = {"q": slice(0, 64), "k": slice(64, 96), "v": slice(96, 128), "qkv": slice(0, 128)}[letters]
+        if name.endswith("qkv_proj"):  # 4 query heads and 2 of keys and values
+            heads = {"q": (0, 4), "k": (4, 6), "v": (6, 8), "qkv": (0, 8)}[letters]
+            part = slice(*(HEAD_DIM * head for head in heads))
         else:
             part = slice(None) if name.split(".")[-1][0] in letters else slice(0, 0)
         for mine, theirs in zip(linear.visual.parameters(), linear.text.parameters(), strict=True):
