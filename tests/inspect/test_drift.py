@@ -15,6 +15,7 @@ from llavit.model.quantize import quantize_int8
 from llavit.model.routing import routed_linears
 from tests.model.families import LLMS
 from tests.model.families import tiny as tiny_family
+from tests.tiny import HEAD_DIM, save_parts
 
 LLAVA = {"visual_qkv": False, "bidirectional_visual_attention": False}
 
@@ -27,7 +28,7 @@ def test_fresh_copies_are_no_distance_apart_and_a_known_change_is_measured(llm):
     count = len(model.model.language_model.layers)
     assert fresh.relative.shape == fresh.cosine.shape == (1, count, 3) and fresh.pairs == ["visual to text"]
     assert (fresh.relative == 0).all() and np.allclose(fresh.cosine, 1)
-    heads, groups, width = 4, 2, 16
+    heads, groups, width = 4, 2, HEAD_DIM
     with torch.no_grad():
         attention = model.model.language_model.layers[1].self_attn
         if llm == "phi3":  # fused: its second part is k
@@ -63,9 +64,9 @@ def test_a_bias_counts_as_a_column():
     with torch.no_grad():
         q.visual.bias.add_(3.0)
     found = qkv_drift(model)
-    assert qkv_weights(model)["text"][0]["q"].shape == (64, 65)
+    assert qkv_weights(model)["text"][0]["q"].shape == (4 * HEAD_DIM, 64 + 1)
     size = float(torch.cat([q.text.weight, q.text.bias[:, None]], 1).detach().norm())
-    assert found.relative[0, 0, 0] == pytest.approx(3.0 * 8 / size, rel=1e-5)
+    assert found.relative[0, 0, 0] == pytest.approx(3.0 * (4 * HEAD_DIM) ** 0.5 / size, rel=1e-5)
     assert found.relative[0, 1:].max() == 0
 
 
@@ -104,10 +105,8 @@ def test_a_reference_of_other_shapes_is_refused(tiny, tmp_path):
     other = tiny_family("llama")
     with pytest.raises(ValueError, match="expected 2 layers in reference, got 3"):
         qkv_drift(model, other)
-    from tests.tiny import save_parts
-
     _, wide = save_parts(tmp_path, width=48)
-    with pytest.raises(ValueError, match=r"layer 0, q: .*shape \(32, 32\), got \(\d+, 48\)"):
+    with pytest.raises(ValueError, match=rf"layer 0, q: .*shape \({4 * HEAD_DIM}, 32\), got \(\d+, 48\)"):
         qkv_drift(model, load_reference(wide))
     with pytest.raises(ValueError, match="no such folder"):
         load_reference("./not/there")
