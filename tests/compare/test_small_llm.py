@@ -70,3 +70,29 @@ def test_its_folder_is_named_by_what_it_is_made_of(tiny, tmp_path):
 def test_sizes_that_make_no_sense_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         Scratch(**values)
+
+
+def test_described_conversations_begin_with_the_scene_in_words(tmp_path):
+    from llavit.compare.small_llm import _conversations
+    from llavit.starter.corpus import build_corpus
+
+    kinds = {"place": 1, "word": 1, "chart": 1}
+    corpus = build_corpus(tmp_path, pretrain=0, instruct=9, val=0, test=0, kinds=kinds, workers=1)
+    plain = list(_conversations([corpus.instruct], Scratch()))
+    said = list(_conversations([corpus.instruct], Scratch(described=1.0)))
+    for before, after in zip(plain, said, strict=True):
+        facts, question = after[0]["content"].split("\n", 1)
+        assert question == before[0]["content"] and after[1:] == before[1:]
+        assert " background" in facts
+    told = "\n".join(turns[0]["content"] for turns in said)
+    assert " at the " in told and " word " in told and " high" in told
+    some = list(_conversations([corpus.instruct], Scratch(described=0.5)))
+    assert some == list(_conversations([corpus.instruct], Scratch(described=0.5))) != said
+    assert any(one == other for one, other in zip(some, plain, strict=True))
+
+
+def test_descriptions_take_a_corpus_of_the_starter(tiny, tmp_path):
+    with pytest.raises(ValueError, match="described: expected data of a starter corpus"):
+        train_small_llm([tiny.data], tmp_path / "llm", Scratch(described=0.5))
+    with pytest.raises(ValueError, match="expected a share from 0 to 1, got 2"):
+        Scratch(described=2)

@@ -73,6 +73,8 @@ class Scratch:
         row: tokens of a row.
         learning_rate: AdamW's peak.
         seed: of its weights and rows; the same decoder serves all seeds of the comparison.
+        described: share of the conversations that begin with the picture's scene in words, so that the decoder learns
+            to answer out of what stands before a question, as a pretrained LLM can; takes a corpus of the starter.
     """
 
     width: int = 256
@@ -83,8 +85,11 @@ class Scratch:
     row: int = 128
     learning_rate: float = 3e-3
     seed: int = 0
+    described: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.described <= 1:
+            raise ValueError(f"described: expected a share from 0 to 1, got {self.described}")
         for name in ("width", "layers", "vocabulary", "steps", "batch_size", "row", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")

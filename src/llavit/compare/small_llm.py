@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def train_small_llm(
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    conversations = list(_conversations(texts))
+    conversations = list(_conversations(texts, spec))
     tokenizer = _train_tokenizer(conversations, spec.vocabulary)
     rendered = [tokenizer.apply_chat_template(turns, tokenize=False) for turns in conversations]
     ids = [token for text in rendered for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
@@ -84,19 +85,41 @@ def train_small_llm(
     return Path(folder)
 
 
-def _conversations(texts: Iterable[str | Path]) -> Iterator[list[dict[str, str]]]:
-    """Give the turns of each record, without the marks of pictures."""
+def _conversations(texts: Iterable[str | Path], spec: Scratch) -> Iterator[list[dict[str, str]]]:
+    """Give the turns of each record without the marks of pictures; with scenes in words where `spec` asks for them."""
     from llavit.data import open_reader
 
+    dice = random.Random(spec.seed)
     for text in texts:
         reader = open_reader(str(text))
+        scenes = _facts_by_image(Path(text)) if spec.described else {}
         for index in range(len(reader)):
-            turns = []
+            turns, facts = [], []
             for message in reader.sample(index).messages:
                 parts: Any = message["content"]
-                words = parts if isinstance(parts, str) else "".join(p.get("text", "") for p in parts)
-                turns.append({"role": message["role"], "content": words.strip()})
+                if not isinstance(parts, str):
+                    facts += [fact for p in parts if p["type"] == "image" for fact in scenes.get(_key(p), ())]
+                    parts = "".join(p.get("text", "") for p in parts)
+                turns.append({"role": message["role"], "content": parts.strip()})
+            if facts and dice.random() < spec.described:
+                dice.shuffle(facts)
+                turns[0]["content"] = f"{'; '.join(facts)}\n{turns[0]['content']}"
             yield turns
+
+
+def _facts_by_image(text: Path) -> dict[str, list[str]]:
+    """Read the scenes of a split of the starter's corpus, in words, by the picture's path."""
+    from llavit.starter.truth import facts, read_truth
+
+    try:
+        shown = read_truth(text.parent, [text.stem])
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"described: expected data of a starter corpus beside {text}: {error}") from error
+    return {str(one.image.resolve()): facts(one.scene) for one in shown}
+
+
+def _key(part: Any) -> str:
+    return str(Path(part["image"]).resolve())
 
 
 def _train_tokenizer(conversations: Sequence[Sequence[dict[str, str]]], size: int) -> Any:

@@ -49,6 +49,23 @@ class Shown:
         return {thing["name"] for thing in self.objects}
 
 
+def facts(scene: dict[str, Any]) -> list[str]:
+    """Put a scene in words, a fact at a time: what a reader must know to answer the corpus' questions about it.
+
+    Example:
+        >>> facts({"background": "white", "objects": [{"name": "cat", "colour": "red", "place": "top left"}]})
+        ['white background', 'red cat at the top left']
+    """
+    said = [f"{scene[part]} {part}" for part in ("background", "frame") if scene.get(part)]
+    for thing in scene.get("objects", []):
+        words = [thing[key] for key in ("size", "colour", "name") if thing.get(key)]
+        said.append(" ".join([*words, f"at the {thing['place']}"] if thing.get("place") else words))
+    if scene.get("text"):
+        said.append(f"{scene['colour']} word {scene['text']}")
+    said += [f"{bar['colour']} bar, {round(10 * bar['height'])} high" for bar in scene.get("bars", [])]
+    return said
+
+
 def truth_row(item: Item) -> dict[str, Any]:
     """One row of `truth.json`: a picture's path and its scene."""
     return {
