@@ -208,3 +208,17 @@ def test_the_file_of_a_cell_is_named_by_it(grid_file, tmp_path):
     assert there.results.path(Cell("llavit", "tiny", "full", 1)) == (
         tmp_path / "results/cells/tiny.full.llavit.1.json"
     )
+
+
+def test_a_size_may_give_an_llm_steps_of_its_own(tiny, tmp_path):
+    path = save_grid(tiny, tmp_path)
+    llm = next(iter(load_grid(path).llms))
+    text = path.read_text()
+    changed = text.replace("  short: {", f"  short: {{llms: {{{llm}: [stages.0.steps=7]}}, ", 1)
+    assert changed != text
+    path.write_text(changed)
+    recipe = cell_recipe(load_grid(path), "llava", llm, "short", 0, data=None, llm_folder=None)
+    assert recipe.stages[0].steps == 7
+    path.write_text(changed.replace(f"{{{llm}:", "{nobody:"))
+    with pytest.raises(ValueError, match=r"sizes.short.llms: there is no 'nobody'"):
+        load_grid(path)

@@ -119,12 +119,23 @@ class Llm:
 
 @dataclass(frozen=True)
 class Size:
-    """How much is trained on, as recipe changes: steps, or `data.limit`."""
+    """How much is trained on, as recipe changes: steps, or `data.limit`.
+
+    Attributes:
+        set: changes for all LLMs.
+        llms: by an LLM's name, further changes for it: a small one from scratch takes more steps to learn anything.
+    """
 
     set: tuple[str, ...] = ()
+    llms: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _require_changes(self.set)
+        for changes in (self.set, *self.llms.values()):
+            _require_changes(changes)
+
+    def of(self, llm: str) -> tuple[str, ...]:
+        """List the changes for an LLM."""
+        return (*self.set, *self.llms.get(llm, ()))
 
 
 @dataclass(frozen=True)
@@ -287,6 +298,8 @@ class Grid:
                     raise ValueError(f"{what}.{name}: expected letters, digits, + - _ as a name")
         if not _NAME.match(self.name):
             raise ValueError(f"name: expected letters, digits, + - _, got {self.name!r}")
+        for name, size in self.sizes.items():
+            _require_known(f"sizes.{name}.llms", size.llms, self.llms)
         for number, block in enumerate(self.cells):
             _require_known(f"cells[{number}].llms", block.llms, self.llms)
             _require_known(f"cells[{number}].sizes", block.sizes, self.sizes)

@@ -163,7 +163,7 @@ def cell_recipe(
     changes = [*grid.set, *spec.set]
     if llm_folder is not None:
         changes.append(f"model.llm={llm_folder}")
-    changes += grid.sizes[size].set
+    changes += grid.sizes[size].of(llm)
     values: dict[str, Any] = {
         "single": grid.layers.single,
         "several": list(grid.layers.several),
