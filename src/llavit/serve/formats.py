@@ -22,15 +22,17 @@ def load_upload(path: str | Path) -> Image.Image:
         ValueError: it is of none of `FORMATS`, is broken, or has more pixels than Pillow's limit.
 
     Example:
-        >>> load_upload(__file__)
+        >>> load_upload(__file__)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ValueError: formats.py: not an image in a format that is known (PNG, JPEG, GIF, WEBP, BMP, TIFF)
+        ValueError: formats.py: not an image in a format that is known (PNG, JPEG, GIF, WEBP, BMP, TIFF); it begins ...
     """
     name = Path(path).name
     try:
         with suppress(Image.DecompressionBombError), Image.open(path, formats=FORMATS):
             pass  # decoded below, where errors have words for it
     except UnidentifiedImageError:
-        raise ValueError(f"{name}: {UNKNOWN}") from None
+        with open(path, "rb") as file:
+            head = file.read(20)
+        raise ValueError(f"{name}: {UNKNOWN}; it begins with {head!r}") from None
     return load_image(path, name)
