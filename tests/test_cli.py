@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from llavit import ask
 from llavit.cli import app
+from llavit.train.stopping import EXIT_STATUS, Stopped
 
 runner = CliRunner()
 
@@ -72,6 +73,25 @@ def test_what_a_user_got_wrong_is_one_line_and_exit_code_2(
     errors = [line for line in shown.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and message in errors[0]
     assert "Traceback" not in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("works", "arguments"),
+    [
+        ("llavit.demo.run_demo", ["demo"]),
+        ("llavit.train.run.train", ["train", "demo"]),
+        ("llavit.compare.run.run_grid", ["compare", "tiny"]),
+    ],
+)
+def test_what_was_told_to_stop_says_so_in_one_line(tmp_path, monkeypatch, works, arguments):
+    def stops(*_, **__):
+        raise Stopped("stage pretrain was told to stop and saved step 3 of 9")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(works, stops)
+    shown = run(*arguments)
+    assert shown.exit_code == EXIT_STATUS
+    assert (shown.stdout, shown.stderr) == ("", "stage pretrain was told to stop and saved step 3 of 9\n")
 
 
 def test_a_traceback_is_there_for_those_who_ask(tmp_path):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llavit.cli.errors import reports_errors
+from llavit.cli.errors import ends_when_stopped, reports_errors
 
 
 @reports_errors
@@ -46,7 +46,6 @@ def compare(
 
     from llavit.compare.grid import load_grid
     from llavit.compare.run import Experiment, run_grid
-    from llavit.train.stopping import EXIT_STATUS, Stopped
 
     experiment = Experiment.at(load_grid(grid), output, results, accept_code)
     if list_:
@@ -60,9 +59,6 @@ def compare(
 
         typer.echo(write_reports(experiment))
         return
-    try:
+    with ends_when_stopped():
         run_grid(experiment, only=only or (), budget=budget, keep_weights=keep_weights)
-    except Stopped as stopped:
-        typer.echo(str(stopped), err=True)
-        raise typer.Exit(EXIT_STATUS) from stopped
     typer.echo(experiment.results.folder)

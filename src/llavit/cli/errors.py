@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import typer
@@ -45,3 +46,22 @@ def reports_errors(command: Command) -> Command:
             raise typer.Exit(130) from error
 
     return wrapped  # type: ignore[return-value]
+
+
+@contextmanager
+def ends_when_stopped() -> Iterator[None]:
+    """Around what trains: after SIGTERM say in one line where the same command goes on, and leave as it asks.
+
+    Example:
+        with ends_when_stopped():
+            train(recipe)
+    """
+    from llavit.train.distributed import is_first_process
+    from llavit.train.stopping import EXIT_STATUS, Stopped
+
+    try:
+        yield
+    except Stopped as stopped:
+        if is_first_process():
+            typer.echo(str(stopped), err=True)
+        raise typer.Exit(EXIT_STATUS) from stopped

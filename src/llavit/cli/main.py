@@ -19,8 +19,8 @@ import llavit.cli.inspect_probe  # noqa: F401  # their commands
 from llavit.cli.bench import bench_app
 from llavit.cli.compare import compare
 from llavit.cli.data import data_app
+from llavit.cli.errors import ends_when_stopped, show_traceback
 from llavit.cli.errors import reports_errors as _reports_errors
-from llavit.cli.errors import show_traceback
 from llavit.cli.estimate import estimate
 from llavit.cli.eval import eval_, table
 from llavit.cli.export import export
@@ -89,14 +89,10 @@ def train(
     made = load_recipe(recipe, set_ or [])
     from llavit.train.distributed import is_first_process, leave
     from llavit.train.run import train as run
-    from llavit.train.stopping import EXIT_STATUS, Stopped
 
     try:
-        folder = run(made, output=output, resume=resume)
-    except Stopped as stopped:
-        if is_first_process():
-            typer.echo(str(stopped), err=True)
-        raise typer.Exit(EXIT_STATUS) from stopped
+        with ends_when_stopped():
+            folder = run(made, output=output, resume=resume)
     finally:
         leave()
     if is_first_process():
@@ -243,4 +239,5 @@ def demo(
     """Build, train and test a small LLaViT from beginning to end: about ten minutes on 2 CPU cores."""
     from llavit.demo import run_demo
 
-    run_demo(output)
+    with ends_when_stopped():
+        run_demo(output)
