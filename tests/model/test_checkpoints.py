@@ -40,5 +40,5 @@ def test_a_checkpoint_that_lacks_weights_is_refused_by_their_names(tmp_path):
 def test_the_format_of_llavas_own_repository_is_named(kind, tmp_path):
     stated = {"model_type": kind, "mm_vision_tower": "openai/clip-vit-large-patch14-336", "hidden_size": 4096}
     (tmp_path / "config.json").write_text(json.dumps(stated))
-    with pytest.raises(ValueError, match="LLaVA's own repository must be converted"):
+    with pytest.raises(ValueError, match=r"LLaVA's own repository: llavit convert .* --to"):
         LlavitForConditionalGeneration.from_pretrained(tmp_path)

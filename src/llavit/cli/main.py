@@ -18,6 +18,7 @@ import llavit.cli.inspect_knockout
 import llavit.cli.inspect_probe  # noqa: F401  # their commands
 from llavit.cli.bench import bench_app
 from llavit.cli.compare import compare
+from llavit.cli.convert import convert
 from llavit.cli.data import data_app
 from llavit.cli.errors import ends_when_stopped, show_traceback
 from llavit.cli.errors import reports_errors as _reports_errors
@@ -41,6 +42,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(inspect_app, name="inspect")
 app.command()(compare)
+app.command()(convert)
 app.command()(estimate)
 app.command("eval")(eval_)
 app.command()(table)

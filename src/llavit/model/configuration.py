@@ -63,9 +63,8 @@ class LlavitConfig(LlavaConfig):
         if "mm_vision_tower" in config or kind not in (cls.model_type, LlavaConfig.model_type):
             raise ValueError(
                 f"{pretrained_model_name_or_path}: expected a LLaViT, or a LLaVA in Hugging Face's format (model_type "
-                f"llava, with text_config and vision_config), got model_type {kind!r}. A checkpoint of LLaVA's own "
-                "repository must be converted first (transformers: models/llava/convert_llava_weights_to_hf.py); "
-                "llava-hf/llava-1.5-7b-hf is one that was"
+                f"llava, with text_config and vision_config), got model_type {kind!r}. For a checkpoint of LLaVA's own "
+                f"repository: llavit convert {pretrained_model_name_or_path} --to FOLDER"
             )
         if config.get("model_type") == LlavaConfig.model_type:
             config = {**config, "model_type": cls.model_type}
