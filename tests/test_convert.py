@@ -20,6 +20,7 @@ from llavit import LlavitForConditionalGeneration, LlavitProcessor
 from llavit.cli import app
 from llavit.convert import convert_llava
 from llavit.loading import load_model
+from llavit.train.model_config import model_config
 from llavit.train.run import train
 from tests.tiny import SIDE, save_parts, tokenizer
 
@@ -141,6 +142,14 @@ def test_training_makes_a_llavit_of_it(own, tmp_path, tiny):
     assert model.config.visual_qkv and model.config.bidirectional_visual_attention
     query = model.model.language_model.layers[0].self_attn.q_proj
     assert 0 < (query.visual.weight - own.text["model.layers.0.self_attn.q_proj.weight"]).abs().max() < 0.1
+
+    off = ["model.visual_qkv=false", "model.bidirectional_visual_attention=false"]
+    off += ["stages.0.learning_rates.visual_qkv=0", "stages.1.learning_rates.visual_qkv=0"]
+    recipe = tiny.recipe(*start, *short, *off)
+    assert not model_config(recipe.model).visual_qkv
+    trained = train(recipe, output=tmp_path / "llava", progress=False)
+    config = LlavitForConditionalGeneration.from_pretrained(trained).config
+    assert not config.visual_qkv and not config.bidirectional_visual_attention
 
 
 def test_a_tower_that_was_trained_comes_with_the_checkpoint(own, tmp_path):

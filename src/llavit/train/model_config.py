@@ -40,7 +40,7 @@ def model_config(spec: ModelSpec, config_dir: str | Path | None = None) -> Llavi
                 f"{spec.checkpoint}: expected a model of type {' or '.join(_KINDS)}, got {values.get('model_type')!r}; "
                 "an LLM becomes one in a recipe, beside a vision tower"
             )
-        return LlavitConfig.from_dict(values | {"model_type": "llavit"})
+        return LlavitConfig.from_dict(values | spec.switched_off | {"model_type": "llavit"})
     assert spec.vision is not None and spec.llm is not None  # ModelSpec checked
     vision, llm = _part(spec.vision, config_dir), _part(spec.llm, config_dir).get_text_config()
     vision = getattr(vision, "vision_config", vision)

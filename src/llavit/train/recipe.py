@@ -115,6 +115,9 @@ class Stage:
         return min(self.micro_batch_size or self.batch_size, self.batch_size)
 
 
+_SWITCHES = ("visual_qkv", "bidirectional_visual_attention")
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """What the first stage starts from: a vision tower and an LLM to join, or a checkpoint.
@@ -131,7 +134,8 @@ class ModelSpec:
         visual_qkv_start: visual QKV start as a "copy" of the text QKV, as in the paper, or at "random".
         image_size: side of the square image, in pixels; the tower's own if not given.
         chat_template: Jinja template of a conversation; the tokenizer's or the checkpoint's own if not given.
-        checkpoint: a LLaViT or LLaVA folder or hub id, instead of all of the above but the chat template.
+        checkpoint: a LLaViT or LLaVA folder or hub id, instead of the above. Beside it the chat template may be
+            given, and either switch as false: LLaVA as the LLaVA that it is.
     """
 
     vision: str | None = None
@@ -152,7 +156,8 @@ class ModelSpec:
             given = [
                 f.name
                 for f in fields(self)
-                if f.name not in ("checkpoint", "chat_template") and getattr(self, f.name) != f.default
+                if f.name not in ("checkpoint", "chat_template", *_SWITCHES)
+                and getattr(self, f.name) != f.default
             ]
             if given:
                 raise ValueError(
@@ -160,6 +165,11 @@ class ModelSpec:
                 )
         elif self.vision is None or self.llm is None:
             raise ValueError("expected `vision` and `llm`, or `checkpoint`")
+
+    @property
+    def switched_off(self) -> dict[str, bool]:
+        """The switches that a checkpoint does not decide, as keywords: those that are false."""
+        return {name: False for name in _SWITCHES if not getattr(self, name)}
 
 
 @dataclass(frozen=True)

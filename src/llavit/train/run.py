@@ -240,7 +240,7 @@ def _run_stage(
 def _start(spec: ModelSpec) -> tuple[Any, Any]:
     """Make the model that the first stage starts from, with float32 weights."""
     if spec.checkpoint is not None:
-        model, processor = _load(spec.checkpoint)
+        model, processor = _load(spec.checkpoint, **spec.switched_off)
         if spec.chat_template is not None:
             processor = processor.with_chat_template(spec.chat_template)
         return model, processor
@@ -298,8 +298,8 @@ def _calibrate(model: Any, processor: Any, reader: Reader, stage: Stage) -> None
     model.model.calibrate_features(torch.cat(images)[:CALIBRATION_IMAGES])
 
 
-def _load(source: str | Path) -> tuple[Any, Any]:
-    model = LlavitForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
+def _load(source: str | Path, **switches: bool) -> tuple[Any, Any]:
+    model = LlavitForConditionalGeneration.from_pretrained(source, dtype=torch.float32, **switches)
     if has_adapters(model):
         merge_adapters(model)
     return model, LlavitProcessor.from_pretrained(source)
