@@ -187,3 +187,39 @@ def test_settings_that_cannot_be_compared_are_said_to_be_unchecked(there, summar
     finally:
         moved.rename(test)
     assert "the settings of 7 cells" in note  # all that have a result
+
+
+@pytest.fixture
+def two_llms(tiny, tmp_path):
+    """The same models under two names, of which the second trains on more samples."""
+    grid = save_grid(tiny, tmp_path)
+    text = grid.read_text()
+    start = text.index("  tiny: {set:")
+    line = text[start : text.index("\n", start) + 1]
+    other = line.replace("tiny:", "other:", 1).replace("{set: [", "{set: [stages.pretrain.steps=5, ")
+    assert other != line.replace("tiny:", "other:", 1)
+    text = text.replace(line, line + other)
+    grid.write_text(text.replace("seeds: [0, 1]}", "llms: [tiny, other]}"))
+    opened = experiment(grid, tmp_path / "out", accept_code=True)
+    for cell in opened.cells():
+        samples = {"pretrain": {"samples": 20 if cell.llm == "other" else 8}, "instruct": {"samples": 8}}
+        opened.results.write(cell, {**record(opened, cell), "data": samples})
+    return opened
+
+
+def test_llms_that_nobody_compares_may_train_on_other_samples(two_llms):
+    summary = summarise(two_llms)
+    assert [(gain.line.llm, gain.line.variant) for gain in summary.gains] == [
+        ("tiny", "llavit"),
+        ("other", "llavit"),
+    ]
+
+
+def test_a_comparison_across_llms_that_saw_other_samples_is_refused(two_llms):
+    from dataclasses import replace
+
+    grid = replace(two_llms.grid, against=(Against("llavit", "tiny", "llava", "other"),))
+    with pytest.raises(
+        ValueError, match=r"other\.full\.llava\.0 and tiny\.full\.llavit\.0 did not see the same"
+    ):
+        summarise(type(two_llms)(grid, two_llms.output, two_llms.results, accept_code=True))

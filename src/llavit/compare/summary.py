@@ -132,7 +132,8 @@ def summarise(experiment: Experiment) -> Summary:
         elif cell.test:
             grouped.setdefault((cell.llm, cell.size, cell.variant), {})[cell.seed] = found.record
     lines = [Line(variant, llm, size, records) for (llm, size, variant), records in grouped.items()]
-    _require_same_samples(lines)
+    for key in dict.fromkeys((line.llm, line.size) for line in lines):
+        _require_same_samples(line for line in lines if (line.llm, line.size) == key)
     summary = Summary(lines, [], not_run, failed, _notes(experiment, used, unchecked))
     for line in lines:
         for name in experiment.grid.baselines:
@@ -146,6 +147,7 @@ def summarise(experiment: Experiment) -> Summary:
                 summary.line(one.baseline, one.baseline_llm, size),
             )
             if ours is not None and theirs is not None:
+                _require_same_samples([ours, theirs])
                 _compare(summary.gains, ours, theirs)
     return summary
 
@@ -205,16 +207,20 @@ def _compare(gains: list[Gain], line: Line, other: Line) -> None:
 
 
 def _require_same_samples(lines: Iterable[Line]) -> None:
-    """Check that all variants of a seed and a size saw the same samples in the same order."""
-    seen: dict[tuple[str, int], tuple[str, Any]] = {}
+    """Check that variants saw the same samples of a seed in the same order.
+
+    Lines of one LLM and size must agree, and so must the two of a comparison across LLMs. LLMs that nobody compares may
+    differ: a small one from scratch takes steps of its own.
+    """
+    seen: dict[int, tuple[str, Any]] = {}
     for line in lines:
         for seed, record in line.records.items():
             name = f"{line.llm}.{line.size}.{line.variant}.{seed}"
-            before = seen.setdefault((line.size, seed), (name, record["data"]))
+            before = seen.setdefault(seed, (name, record["data"]))
             if before[1] != record["data"]:
                 raise ValueError(
                     f"{name} and {before[0]} did not see the same samples in the same order: they cannot be compared. "
-                    "A variant or LLM of the grid changes data, steps or batch size; make that a size"
+                    "A variant, or an LLM named under `against`, changes data, steps or batch size; make that a size"
                 )
 
 
