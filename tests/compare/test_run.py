@@ -343,7 +343,7 @@ def test_a_cell_whose_packages_are_missing_is_left_out_and_the_others_run(
 def test_a_cell_that_other_code_has_begun_goes_on_only_if_told_to_and_names_both(grid_file, tmp_path):
     there = experiment(grid_file, tmp_path)
     cell = there.cells()[0]
-    there.folder(cell).mkdir(parents=True)
+    (there.folder(cell) / "run").mkdir(parents=True)
     begun = {"seconds": 1.0, "peak": 0, "codes": ["0123456789abcdef"]}
     (there.folder(cell) / "clock.json").write_text(json.dumps(begun))
     with pytest.raises(ValueError, match=r"begun by other code: 0123456789abcdef there.*--accept-code"):
@@ -353,3 +353,63 @@ def test_a_cell_that_other_code_has_begun_goes_on_only_if_told_to_and_names_both
     assert there.results.read(cell)["code"] == f"0123456789abcdef+{run_module.code_fingerprint()}"
     there.accept_code = False
     assert there.find(cell).state == "other code"
+
+
+def test_a_cell_is_run_anew_with_other_settings_once_its_result_is_deleted(tiny, tmp_path):
+    only = ["tiny.full.llava.0"]
+    there = experiment(save_grid(tiny, tmp_path), tmp_path / "out")
+    run_grid(there, only=only, progress=False)
+    cell = there.cells()[0]
+    there.results.path(cell).unlink()
+    assert list(there.folder(cell).glob("val/*.json"))  # answers of weights that are gone
+    again = experiment(save_grid(tiny, tmp_path, grid=GRID.replace("steps=3]", "steps=2]")), there.output)
+    run_grid(again, only=only, progress=False)
+    assert [point["step"] for point in again.results.read(cell)["curve"]] == [1, 2, 1, 2]
+
+
+def test_a_cell_that_was_begun_with_other_settings_is_refused_as_a_whole(tiny, tmp_path):
+    there = experiment(save_grid(tiny, tmp_path), tmp_path / "out")
+    cell = there.cells()[0]
+    run_grid(there, only=[cell.name], keep_weights=True, progress=False)
+    there.results.path(cell).unlink()
+    changed = GRID.replace("steps=3]", "steps=2]").replace("points: 2", "points: 1")
+    again = experiment(save_grid(tiny, tmp_path, grid=changed), there.output)
+    message = (
+        r"(?s)begun with other settings:\n  points: 2 there, 1 here\n.*  stages.pretrain.stage.steps: 3 there, 2 here"
+        rf".*Delete {there.folder(cell)} to"
+    )
+    with pytest.raises(ValueError, match=message):
+        run_grid(again, only=[cell.name], progress=False)
+
+
+CHOICE = GRID.replace("[llava, llavit], seeds: [0, 1]", "[llava-best-layer, llavit]")
+
+
+@pytest.mark.parametrize("what", ["missing", "failed"])
+def test_where_nothing_can_be_chosen_the_other_cells_run_and_nobody_waits(
+    tiny, tmp_path, monkeypatch, caplog, what
+):
+    there = experiment(save_grid(tiny, tmp_path, grid=CHOICE), tmp_path / "out")
+
+    def quick(cell, *args, **kwargs):
+        if what == "missing" and cell.variant == "llava-layer-2":
+            raise ImportError("it needs a package")
+        return {**records_of_nothing(cell), "identity": args[2]}
+
+    def never(seconds):
+        raise AssertionError("it waits for what will not come")
+
+    monkeypatch.setattr(run_module, "run_cell", quick)
+    monkeypatch.setattr(run_module, "_take_own_device", lambda: True)
+    monkeypatch.setattr(run_module.time, "sleep", never)
+    with caplog.at_level(logging.WARNING, "llavit"):
+        ran = run_grid(there, progress=False)
+    assert "llavit" in {cell.variant for cell in ran}
+    why = {"missing": "it chooses from others, of which", "failed": "every candidate failed: tiny.full"}[what]
+    assert f"cell tiny.full.llava-best-layer.0 cannot run here: {why}" in caplog.text
+    waits = {
+        "missing": "not run: waits for a choice",
+        "failed": "not run: every candidate failed: tiny.full.",
+    }[what]
+    assert dict(summarise(there).not_run)["tiny.full.llava-best-layer.0"].startswith(waits)
+    assert run_module.Experiment.obstacle(there, there.cells()[-1]) == ""

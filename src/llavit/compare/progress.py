@@ -64,8 +64,8 @@ def listing(experiment: Experiment, only: tuple[str, ...] = ()) -> Table:
             left, unknown = left + (seconds or 0.0), unknown + (seconds is None)
             if found.state == "not run" and (begun := _begun(experiment, cell)):
                 state = f"begun: {begun}"
-            elif found.state == "not run" and experiment.winner(cell) is None:
-                state = "waits for a choice"
+            elif found.state == "not run" and (obstacle := experiment.obstacle(cell)):
+                state = obstacle
         rows.append((cell.name, state, score, minutes, estimated))
     total = f"{left / 60:.0f}" + (f" + {unknown} unknown" if unknown else "")
     for column, footer, right in (

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from llavit.compare.paired import require_scipy
 from llavit.compare.results import Found, Results
 from llavit.compare.variants import cell_recipe
 from llavit.train.recipe import Recipe
+from llavit.train.store import differences, write_text
 
 logger = logging.getLogger("llavit")
 _OF_TORCHRUN = (
@@ -32,7 +35,14 @@ _OF_TORCHRUN = (
     "MASTER_ADDR",
     "MASTER_PORT",
 )
+BEGUN = "begun.json"
+"""In a cell's folder: the settings that it was begun with."""
+
 _PATIENCE = 5.0  # seconds between looks at what other processes are doing
+
+
+class NothingToChoose(ValueError):
+    """Every candidate of a cell that chooses failed."""
 
 
 @dataclass
@@ -85,7 +95,7 @@ class Experiment:
             the cell to be trained, with the variant that was chosen; None where a candidate is not done yet.
 
         Raises:
-            ValueError: every candidate failed.
+            NothingToChoose: every candidate failed.
         """
         candidates = candidates_of(self.grid, cell)
         if not candidates:
@@ -98,9 +108,16 @@ class Experiment:
             if found.record["val"] is not None:
                 scores[candidate.variant] = found.record["val"]["score"]
         if not scores:
-            raise ValueError(f"{cell.name}: every candidate failed: {', '.join(c.name for c in candidates)}")
+            raise NothingToChoose(f"every candidate failed: {', '.join(c.name for c in candidates)}")
         best = max(scores, key=lambda name: scores[name])  # of equal ones the first
         return Cell(best, cell.llm, cell.size, cell.seed, cell.test)
+
+    def obstacle(self, cell: Cell) -> str:
+        """Say why a cell that chooses cannot run now; nothing where it can, or does not choose."""
+        try:
+            return "" if self.winner(cell) is not None else "waits for a choice"
+        except NothingToChoose as error:
+            return str(error)
 
     def recipe(self, cell: Cell) -> Recipe:
         """Make the recipe of a cell that has changes of its own (`winner`); needs its material."""
@@ -121,7 +138,10 @@ class Experiment:
         """Collect a cell's settings; None where it waits for a choice, or data or weights are not there."""
         if not self.material.ready(cell.llm):
             return None
-        winner = self.winner(cell)
+        try:
+            winner = self.winner(cell)
+        except NothingToChoose:
+            return None
         if winner is None:
             return None
         try:
@@ -194,12 +214,10 @@ def run_grid(
         with _alone(experiment.folder(cell)) as alone:
             if not alone or experiment.find(cell).state == "done":
                 continue
-            _require_same_code(experiment, cell)
             try:
                 _run_one(experiment, cell, keep_weights, progress)
             except ImportError as error:  # what another LLM is made of, say; the other cells can do without
-                logger.warning("cell %s cannot run here: %s", cell.name, error)
-                waiting.remove(cell)
+                _leave_out(experiment, waiting, cell, str(error))
                 continue
             ran.append(cell)
         write_reports(experiment)
@@ -216,6 +234,7 @@ def _run_one(experiment: Experiment, cell: Cell, keep_weights: bool, progress: b
     chosen = "" if winner.variant == cell.variant else f" ({winner.variant}, the best on val)"
     logger.info("cell %s%s: %d of %d are done", cell.name, chosen, done, len(experiment.cells()))
     folder = experiment.folder(cell)
+    _begin(experiment, cell, identity)
     record = run_cell(
         cell,
         recipe,
@@ -254,9 +273,23 @@ def _next(experiment: Experiment, waiting: list[Cell]) -> Cell | None:
             waiting.remove(cell)
             continue
         _require_mixable(experiment.results, cell, found)
-        if experiment.winner(cell) is not None and _is_free(experiment.folder(cell)):
+        try:
+            winner = experiment.winner(cell)
+        except NothingToChoose as error:
+            _leave_out(experiment, waiting, cell, str(error))
+            continue
+        if winner is not None and _is_free(experiment.folder(cell)):
             return cell
     return None
+
+
+def _leave_out(experiment: Experiment, waiting: list[Cell], cell: Cell, why: str) -> None:
+    """Drop a cell that cannot run here, and those that would choose it."""
+    logger.warning("cell %s cannot run here: %s", cell.name, why)
+    waiting.remove(cell)
+    for one in list(waiting):
+        if cell.name in [candidate.name for candidate in candidates_of(experiment.grid, one)]:
+            _leave_out(experiment, waiting, one, f"it chooses from others, of which {cell.name} is one")
 
 
 def _fits(experiment: Experiment, cell: Cell, left: float, first: bool) -> bool:
@@ -266,13 +299,32 @@ def _fits(experiment: Experiment, cell: Cell, left: float, first: bool) -> bool:
     return left > 0 and (first or (estimate_seconds(experiment, cell) or 0.0) <= left)
 
 
-def _require_same_code(experiment: Experiment, cell: Cell) -> None:
-    others = [code for code in begun_by(experiment.folder(cell)) if code != code_fingerprint()]
+def _begin(experiment: Experiment, cell: Cell, identity: dict[str, Any]) -> None:
+    """Make sure that what lies in a cell's folder, if anything does, is the beginning of this very training.
+
+    Where no training lies in it, the rest (answers and points of a result that was deleted) is cleared away.
+    """
+    folder = experiment.folder(cell)
+    if not (folder / "run").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+    others = [code for code in begun_by(folder) if code != code_fingerprint()]
     if others and not experiment.accept_code:
         raise ValueError(
             f"cell {cell.name} was begun by other code: {', '.join(others)} there, {code_fingerprint()} here. Say "
-            f"--accept-code to go on with it (its result then names both), or delete {experiment.folder(cell)}"
+            f"--accept-code to go on with it (its result then names both), or delete {folder}"
         )
+    settings = json.loads(json.dumps({"stages": identity["stages"], "points": identity["asked"]["points"]}))
+    path = folder / BEGUN
+    if path.exists():
+        changes = differences(json.loads(path.read_text(encoding="utf-8")), settings)
+        if changes:
+            raise ValueError(
+                f"cell {cell.name} was begun with other settings:\n  "
+                + "\n  ".join(changes)
+                + f"\nDelete {folder} to run the cell anew."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(settings, indent=1))
 
 
 def _require_mixable(results: Results, cell: Cell, found: Found) -> None:

@@ -122,7 +122,8 @@ def summarise(experiment: Experiment) -> Summary:
     for cell in experiment.cells():
         found = experiment.find(cell)
         if found.state != "done" or found.record is None:
-            why = found.state if found.state == "not run" else f"{found.state}: {'; '.join(found.why)}"
+            reasons = "; ".join(found.why) or experiment.obstacle(cell)
+            why = f"{found.state}: {reasons}" if reasons else found.state
             not_run.append((cell.name, why))
             continue
         used.append(found.record)
