@@ -109,13 +109,14 @@ def test_cells_run_block_by_block_and_seed_by_seed_each_once(tiny, tmp_path):
 def test_a_choice_comes_after_its_candidates_which_are_scored_on_val_only(tiny, tmp_path):
     more = "  - {variants: [llava-best-layer], seeds: [5]}\nchoice: {seed: 3, size: short}\n"
     grid = load_grid(save_grid(tiny, tmp_path, more))
-    last = cells_of(grid)[-3:]
+    last = cells_of(grid)[-4:]
     assert [(c.name, c.test) for c in last] == [
+        ("tiny.short.llava.3", False),
         ("tiny.short.llava-layer-1.3", False),
         ("tiny.short.llava-layer-2.3", False),
         ("tiny.full.llava-best-layer.5", True),
     ]
-    assert candidates_of(grid, last[-1]) == last[:2]
+    assert candidates_of(grid, last[-1]) == last[:3]
 
 
 def test_cells_are_chosen_by_name_part_or_pattern(grid):

@@ -282,16 +282,18 @@ def test_a_best_variant_is_chosen_on_val_and_its_candidates_are_run_first(tiny, 
     assert there.winner(best) is None
     ran = run_grid(there, only=["llava-best-layer"], progress=False)
     assert [cell.name for cell in ran] == [
+        "tiny.short.llava.3",
         "tiny.short.llava-layer-1.3",
         "tiny.short.llava-layer-2.3",
         "tiny.full.llava-best-layer.4",
     ]
     made = records(there)
-    assert all(made[cell.name]["test"] is None for cell in ran[:2])  # the test has no part in a choice
-    scores = {made[cell.name]["cell"]["variant"]: made[cell.name]["val"]["score"] for cell in ran[:2]}
+    assert all(made[cell.name]["test"] is None for cell in ran[:3])  # the test has no part in a choice
+    scores = {made[cell.name]["cell"]["variant"]: made[cell.name]["val"]["score"] for cell in ran[:3]}
     chosen = made[best.name]["chosen"]
     assert scores[chosen] == max(scores.values())
-    assert made[best.name]["recipe"]["model"]["vision_feature_layer"] == int(chosen[-1])
+    layers = {"llava": -2, "llava-layer-1": 1, "llava-layer-2": 2}
+    assert made[best.name]["recipe"]["model"]["vision_feature_layer"] == layers[chosen]
     assert summarise(there).lines[0].variant == "llava-best-layer"
 
 
@@ -405,7 +407,10 @@ def test_where_nothing_can_be_chosen_the_other_cells_run_and_nobody_waits(
     with caplog.at_level(logging.WARNING, "llavit"):
         ran = run_grid(there, progress=False)
     assert "llavit" in {cell.variant for cell in ran}
-    why = {"missing": "it chooses from others, of which", "failed": "every candidate failed: tiny.full"}[what]
+    why = {
+        "missing": "it chooses from others, of which",
+        "failed": "every candidate failed: tiny.full.llava.0",
+    }[what]
     assert f"cell tiny.full.llava-best-layer.0 cannot run here: {why}" in caplog.text
     waits = {
         "missing": "not run: waits for a choice",

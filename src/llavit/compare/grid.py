@@ -26,7 +26,7 @@ class Layers:
     Attributes:
         single: LLaVA's one layer.
         several: the layers of variants with global and local features, from early to late.
-        candidates: single layers among which `llava-best-layer` chooses on val.
+        candidates: single layers among which, with LLaVA's one, `llava-best-layer` chooses on val.
     """
 
     single: int = -2

@@ -74,8 +74,8 @@ SHIPPED: dict[str, Variant] = {
         ("stages.0.learning_rates.visual_qkv=0",),
     ),
 }
-"""By name. `llava-layer-N` (LLaVA that reads tower layer N) and `llava-best-layer` (the best of the grid's candidate
-layers on val) come on top."""
+"""By name. `llava-layer-N` (LLaVA that reads tower layer N) and `llava-best-layer` (the best on val of LLaVA's
+own layer and the grid's candidates) come on top."""
 
 _LAYER = re.compile(r"llava-layer-(\d+)$")
 
@@ -103,7 +103,7 @@ def variant_of(grid: Grid, name: str) -> Variant:
     if name == "llava-best-layer":
         if not grid.layers.candidates:
             raise ValueError("llava-best-layer: expected layers.candidates in the grid, got none")
-        candidates = tuple(f"llava-layer-{layer}" for layer in grid.layers.candidates)
+        candidates = ("llava", *(f"llava-layer-{layer}" for layer in grid.layers.candidates))
         return Variant("LLaVA with the single tower layer that is best on val", best_of=candidates)
     known = [*grid.variants, *SHIPPED, "llava-layer-N", "llava-best-layer"]
     raise ValueError(f"there is no variant {name!r}, {suggest(name, known)}")
