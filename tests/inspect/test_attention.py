@@ -1,13 +1,17 @@
 """Attention from an answer's words to patches: exact, on the right patches, under any attention implementation."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil, LlavaImageProcessorPil, SiglipImageProcessorPil
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llavit.inspect.attention import answer_attention, answer_words, seen_box
-from llavit.inspect.weights import attention_weights
+from llavit.inspect.running import around_attention
+from llavit.inspect.weights import attention_weights, watch_attention
 from tests.model.families import LLMS, image_prompt, pixels, tiny
 
 SWITCHES = [
@@ -87,13 +91,61 @@ def test_compiled_layers_record_as_well_and_stay_compiled():
     assert torch.equal(attention_weights(model, inputs, [-1]), expected)
 
 
-def test_the_implementation_is_restored_after_an_error():
+def test_nothing_is_left_behind_after_an_error():
     model = tiny("llama", backend="sdpa")
     inputs = prompt_of("llama")
+    with pytest.raises(KeyError):
+        watch_attention(model, inputs, lambda layer, rows, weights: {}[layer])
     inputs["pixel_values"] = inputs["pixel_values"][:1]
     with pytest.raises(ValueError, match="differ"):
-        attention_weights(model, inputs, [-1])
+        attention_weights(model.train(), inputs, [-1])
     assert model.model.language_model.config._attn_implementation == "sdpa"
+    assert "get_interface" not in vars(ALL_ATTENTION_FUNCTIONS)
+    assert all(module.training for module in model.modules())
+
+
+def test_two_threads_look_at_one_model_and_leave_it_as_it_was():
+    model, inputs = tiny("llama", backend="sdpa"), prompt_of("llama")
+    expected, found, meets = attention_weights(model, inputs, [-1]), {}, threading.Barrier(2, timeout=60)
+
+    def look(name):
+        def see(layer, rows, weights):
+            meets.wait()  # both are in the middle of their pass
+            found.setdefault(name, []).append(weights)
+
+        watch_attention(model, inputs, see, [-1])
+
+    threads = [threading.Thread(target=look, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(torch.stack(found[name]), expected) for name in "ab")
+    assert model.model.language_model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "eager", "documents"])
+def test_weights_are_made_of_the_mask_that_reaches_the_attention_function(backend):
+    """Whoever changes that mask, as somebody's own attention function might: the weights follow."""
+    model, inputs = tiny("llama", backend="sdpa"), prompt_of("llama")
+    model.set_attn_implementation({"text_config": backend})
+
+    def only_itself(base, name, module, query, key, value, mask, **kwargs):
+        if mask is not None and hasattr(module, "layer_idx"):
+            hidden = ~torch.eye(25, dtype=torch.bool)
+            mask = mask & ~hidden if mask.dtype == torch.bool else mask.masked_fill(hidden, -1e30)
+        return base(module, query, key, value, mask, **kwargs)
+
+    with around_attention(only_itself):
+        found = attention_weights(model, inputs, range(25))
+    torch.testing.assert_close(found, torch.eye(25).expand_as(found))
+
+
+@pytest.mark.slow  # compiling takes a minute
+def test_weights_under_flex_attention_are_those_of_its_block_mask():
+    model, inputs = tiny("llama", backend="flex_attention"), prompt_of("llama")
+    expected = eager_attentions(tiny("llama"), inputs)
+    torch.testing.assert_close(attention_weights(model, inputs, range(25)), expected, atol=2e-6, rtol=1e-4)
 
 
 def test_layers_are_those_asked_for_in_that_order():

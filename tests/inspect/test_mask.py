@@ -160,6 +160,11 @@ def test_masks_of_every_kind_are_read():
     padded = read_mask(torch.tensor([[0, 1, 1]]), 3, "flash_attention_2")
     np.testing.assert_array_equal(padded, causal & [False, True, True])
     assert read_mask(None, 3, "sdpa", is_causal=False).all()
+    window = read_mask(None, 3, "flash_attention_2", sliding_window=2)
+    np.testing.assert_array_equal(window, causal & ~np.tril(np.ones((3, 3), bool), -2))
+    np.testing.assert_array_equal(
+        read_mask(boolean, 3, "sdpa", sliding_window=2), causal
+    )  # it is in the mask
     with pytest.raises(ValueError, match="got str"):
         read_mask("causal", 3)
 

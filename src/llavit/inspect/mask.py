@@ -22,7 +22,7 @@ from llavit.inspect.mask_page import drawing, mask_figure, mask_html
 from llavit.inspect.mask_words import describe, verdict
 from llavit.inspect.report import Analysis
 from llavit.inspect.running import around_attention, batch_of
-from llavit.model.encoding import uncompiled
+from llavit.model.encoding import evaluating, uncompiled
 from llavit.model.masks import TEXT
 
 _CAUSAL_WITHOUT_MASK = ("sdpa", "documents", "flash")
@@ -177,14 +177,13 @@ def recorded_masks(model: Any, encoded: Mapping[str, torch.Tensor]) -> list[Reco
     ) -> Any:
         if id(module) in ours:
             length = q.shape[2]
-            said = read_mask(
-                mask, length, backend, kwargs.get("is_causal", getattr(module, "is_causal", True))
-            )
+            causal = kwargs.get("is_causal", getattr(module, "is_causal", True))
+            said = read_mask(mask, length, backend, causal, kwargs.get("sliding_window"))
             sees = _probe(base, module, q, k, v, mask, **kwargs)
             found[module.layer_idx] = Recorded(backend, _form(mask), said, sees)
         return base(module, q, k, v, mask, **kwargs)
 
-    with around_attention(record), uncompiled(model):
+    with around_attention(record), evaluating(model), uncompiled(model):
         model.model(**batch_of(model, encoded), use_cache=False)
     missing = [layer for layer in range(len(llm.layers)) if layer not in found]
     if missing:
@@ -194,7 +193,13 @@ def recorded_masks(model: Any, encoded: Mapping[str, torch.Tensor]) -> list[Reco
     return [found[layer] for layer in range(len(llm.layers))]
 
 
-def read_mask(mask: Any, length: int, backend: str = "sdpa", is_causal: bool | None = True) -> np.ndarray:
+def read_mask(
+    mask: Any,
+    length: int,
+    backend: str = "sdpa",
+    is_causal: bool | None = True,
+    sliding_window: int | None = None,
+) -> np.ndarray:
     """Return what a mask says: (l, l) bool, row sees column.
 
     Args:
@@ -203,6 +208,8 @@ def read_mask(mask: Any, length: int, backend: str = "sdpa", is_causal: bool | N
         length: of the sequence.
         backend: name of the implementation, which says what None means.
         is_causal: of the attention module.
+        sliding_window: what a layer tells its attention function; flash attention makes its mask of it, for the others
+            it is in the mask.
 
     Raises:
         ValueError: something else.
@@ -221,6 +228,8 @@ def read_mask(mask: Any, length: int, backend: str = "sdpa", is_causal: bool | N
     implied = np.ones((length, length), bool)
     if is_causal is not False and any(word in backend for word in _CAUSAL_WITHOUT_MASK):
         implied = np.tril(implied)
+        if sliding_window is not None and "flash" in backend:
+            implied = np.triu(implied, 1 - sliding_window)
     if mask is None:
         return implied
     if mask.ndim == 2:  # which tokens are no padding, as flash attention takes it

@@ -2,8 +2,8 @@
 
 `output_attentions` needs eager attention and keeps (layers, heads, l, l) numbers. Here the model runs as it always
 does (sdpa stays sdpa), and beside it the weights of the rows that are asked for are computed anew from the same
-queries, keys and mask. For this pass the LLM's attention implementation is replaced by one of ours, which does both:
-it sees what the model's own would see, after rotary positions and norms, with the visual mask, in every LLM family.
+queries, keys and mask: those that reach the attention function, after rotary positions and norms, with the visual
+mask, in every LLM family.
 
 `watch_attention` gives the weights piece by piece as the layers run; `attention_weights` keeps some of them.
 
@@ -12,41 +12,20 @@ Shapes: l sequence, h heads, g heads of keys, e width of a head, q queries.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
-from llavit.inspect.running import batch_of
-from llavit.model.encoding import uncompiled
+from llavit.inspect.mask import read_mask
+from llavit.inspect.running import around_attention, batch_of
+from llavit.model.encoding import evaluating, uncompiled
 
 PIECE = 1 << 24
 """Weights that are computed at once: 64 MB."""
 
 Look = Callable[[int, torch.Tensor, torch.Tensor], None]
 """Called with (layer, positions (q,) of tokens that look, their weights (h, q, l) in float32 on the model's device)."""
-
-
-@dataclass
-class _Recorder:
-    """Which rows of which layers are wanted, and who wants them."""
-
-    queries_q: torch.Tensor
-    layers: frozenset[int]
-    look: Look
-
-    def show(self, layer: int, weights_of: Callable[[torch.Tensor], torch.Tensor], size: int) -> None:
-        """Show a layer's rows, of `size` weights each, in pieces."""
-        for rows_q in self.queries_q.split(max(1, PIECE // size)):
-            self.look(layer, rows_q, weights_of(rows_q))
-
-
-_recorder: ContextVar[_Recorder] = ContextVar("llavit_attention_recorder")
 
 
 @torch.no_grad()
@@ -82,13 +61,31 @@ def watch_attention(
         range(length) if queries is None else [_index(query, length, "query", "tokens") for query in queries]
     )
     chosen = frozenset(chosen_layers(model, layers))
-    recorder = _Recorder(torch.tensor(rows, dtype=torch.long, device=model.device), chosen, look)
-    token = _recorder.set(recorder)
-    try:
-        with _recording(model), uncompiled(model):
-            model.model(**batch_of(model, inputs), use_cache=False)
-    finally:
-        _recorder.reset(token)
+    rows_q = torch.tensor(rows, dtype=torch.long)
+    ours = {id(module) for module in model.model.language_model.modules()}
+    came = set()
+
+    def record(
+        base: Callable[..., Any], backend: str, module: Any, q: Any, k: Any, v: Any, mask: Any, **kwargs: Any
+    ) -> Any:
+        if id(module) in ours and module.layer_idx in chosen:
+            came.add(module.layer_idx)
+            if not isinstance(mask, torch.Tensor) or mask.ndim != 4:
+                causal = kwargs.get("is_causal", getattr(module, "is_causal", True))
+                table = read_mask(mask, length, backend, causal, kwargs.get("sliding_window"))
+                mask_11ll = torch.from_numpy(table).to(q.device)[None, None]
+            else:
+                mask_11ll = mask
+            for part_q in rows_q.to(q.device).split(max(1, PIECE // (q.shape[1] * length))):
+                look(module.layer_idx, part_q, _softmax(q, k, mask_11ll, part_q, **kwargs)[0])
+        return base(module, q, k, v, mask, **kwargs)
+
+    with around_attention(record), evaluating(model), uncompiled(model):
+        model.model(**batch_of(model, inputs), use_cache=False)
+    if missing := sorted(chosen - came):
+        raise ValueError(
+            f"layers {missing}: their attention is not run by an attention function of transformers"
+        )
 
 
 def attention_weights(
@@ -152,59 +149,10 @@ def _index(value: int, count: int, what: str, of: str) -> int:
     return value % count
 
 
-@contextmanager
-def _recording(model: Any) -> Iterator[None]:
-    """Let the LLM's attention record; the configuration is as before afterwards."""
-    config = model.model.language_model.config
-    before = config._attn_implementation
-    # flex_attention's mask is a program, so its layers run eagerly for this pass: the same numbers.
-    name = _ours("sdpa" if before == "sdpa" else "eager")
-    config._attn_implementation_internal = name
-    try:
-        yield
-    finally:
-        config._attn_implementation_internal = before
-
-
-def _ours(base: str) -> str:
-    """Register the recording attention over an implementation, once; give its name."""
-    name = f"llavit_recording_{base}"
-    if name not in ALL_ATTENTION_FUNCTIONS:
-        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
-        AttentionInterface.register(name, _record_beside_sdpa if base == "sdpa" else _record_eagerly)
-    return name
-
-
-def _record_beside_sdpa(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **kwargs: Any
-) -> tuple[torch.Tensor, None]:
-    recorder = _recorder.get(None)
-    if recorder is not None and module.layer_idx in recorder.layers:
-        recorder.show(
-            module.layer_idx,
-            lambda rows_q: _softmax(query, key, mask, rows_q, **kwargs)[0],
-            query.shape[1] * key.shape[2],
-        )
-    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, mask, **kwargs)
-
-
-def _record_eagerly(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **kwargs: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    recorder = _recorder.get(None)
-    weights = _softmax(query, key, mask, torch.arange(query.shape[2], device=query.device), **kwargs)
-    if recorder is not None and module.layer_idx in recorder.layers:
-        size = query.shape[1] * key.shape[2]
-        recorder.show(module.layer_idx, lambda rows_q: weights[0, :, rows_q], size)
-    spread = weights.to(value.dtype)
-    seen = spread @ value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
-    return seen.transpose(1, 2).contiguous(), spread
-
-
 def _softmax(
     query_hle: torch.Tensor,
     key_gle: torch.Tensor,
-    mask: torch.Tensor | None,
+    mask_11ll: torch.Tensor,
     rows_q: torch.Tensor,
     scaling: float | None = None,
     softcap: float | None = None,
@@ -222,11 +170,9 @@ def _softmax(
     scores = scores * (query_hle.shape[-1] ** -0.5 if scaling is None else scaling)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
-    if mask is None:  # transformers leaves a purely causal mask to sdpa
-        hidden = torch.arange(length, device=rows_q.device)[None] > rows_q[:, None]
-        scores = scores.masked_fill(hidden, float("-inf"))
-    elif mask.dtype == torch.bool:
-        scores = scores.masked_fill(~mask[:, :, rows_q, :length], float("-inf"))
+    mask_11ql = mask_11ll[:, :, rows_q, :length]
+    if mask_11ql.dtype == torch.bool:
+        scores = scores.masked_fill(~mask_11ql, float("-inf"))
     else:
-        scores = scores + mask[:, :, rows_q, :length].float()
+        scores = scores + mask_11ql.float()
     return scores.softmax(-1)
