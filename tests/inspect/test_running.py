@@ -6,7 +6,9 @@ import pytest
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from llavit.inspect.mask import recorded_masks
 from llavit.inspect.running import around_attention, batch_of, hidden_states
+from llavit.inspect.weights import attention_weights
 from tests.inspect.test_attention import SWITCHES, prompt_of
 from tests.model.families import LLMS, tiny
 
@@ -48,6 +50,24 @@ def test_a_batch_of_two_gives_the_states_of_each_alone():
         torch.testing.assert_close(both[-1][row], alone[-1][0])
     with pytest.raises(ValueError, match=r"lengths \[3, 25\]"):
         batch_of(model, one, {"input_ids": one["input_ids"][:3]})
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "documents"])
+def test_a_model_in_training_is_looked_at_as_in_evaluation_and_trains_on(backend):
+    """`documents` lays tokens in another order while it trains; dropout is of training too."""
+    model, inputs = tiny("llama", backend="sdpa"), prompt_of("llama")
+    batch = batch_of(model, inputs)
+    expected = (*hidden_states(model, batch)[1], attention_weights(model, inputs, [4, -1]))
+    sees = recorded_masks(model, inputs)[0].sees
+    model.set_attn_implementation({"text_config": backend})
+    for layer in model.model.language_model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    model.train()
+    found = (*hidden_states(model, batch)[1], attention_weights(model, inputs, [4, -1]))
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert (recorded_masks(model, inputs)[0].sees == sees).all()
+    assert all(module.training for module in model.modules())
 
 
 @pytest.mark.parametrize("backend", ["sdpa", "eager", "documents"])

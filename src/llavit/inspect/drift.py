@@ -19,6 +19,7 @@ from torch import nn
 from llavit.inspect.drift_charts import drift_figure
 from llavit.inspect.report import Analysis, escape
 from llavit.inspect.tokens import TokenStatistics
+from llavit.model.encoding import evaluating
 from llavit.model.families import FAMILIES, Family
 from llavit.model.routing import RoutedLinear
 
@@ -201,7 +202,8 @@ def qkv_weights(model: Any) -> dict[str, list[dict[str, torch.Tensor]]]:
             routed = isinstance(projection, RoutedLinear)
             kinds = {"text": projection.text, "visual": projection.visual} if routed else {"text": projection}
             for kind, module in kinds.items():
-                parts.setdefault(kind, []).append(_matrix(module))
+                with evaluating(module):  # adapters may have dropout
+                    parts.setdefault(kind, []).append(_matrix(module))
         for kind, matrices in parts.items():
             found.setdefault(kind, []).append(dict(zip(QKV, _split(matrices, decoder.config), strict=True)))
     return found

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from llavit.model.encoding import layer_numbers, on_grid, patch_grid
+from llavit.model.encoding import evaluating, layer_numbers, on_grid, patch_grid
 
 Part = Literal["tower", "read", "llm"]
 
@@ -113,13 +113,14 @@ def layer_features(
         pixels = processor.pixel_values(list(images[which])).to(model.device, model.dtype)
         grid = patch_grid(model.config, pixels)
         found: dict[Place, torch.Tensor] = {}
-        if tower_layers:
-            hidden = model.model.vision_tower(
-                pixels, output_hidden_states=True, return_dict=True
-            ).hidden_states
-            found |= {Place("tower", layer): on_grid(hidden[layer], grid) for layer in tower_layers}
-        if Place("read") in places:
-            found[Place("read")] = on_grid(model.model.encode_images(pixels), grid)
+        with evaluating(model):
+            if tower_layers:
+                hidden = model.model.vision_tower(
+                    pixels, output_hidden_states=True, return_dict=True
+                ).hidden_states
+                found |= {Place("tower", layer): on_grid(hidden[layer], grid) for layer in tower_layers}
+            if Place("read") in places:
+                found[Place("read")] = on_grid(model.model.encode_images(pixels), grid)
         if llm_layers:
             encoded = model.encode_image(pixels, llm_layers, prefix=before)
             found |= {Place("llm", each.layer): each.patches for each in encoded}

@@ -21,6 +21,7 @@ from llavit.inspect.report import Analysis
 from llavit.inspect.rollout import Rollout
 from llavit.inspect.running import batch_of
 from llavit.inspect.weights import chosen_layers, watch_attention
+from llavit.model.encoding import evaluating
 from llavit.model.images import load_image, message_images
 from llavit.model.masks import TEXT
 
@@ -278,14 +279,15 @@ def _answer_ids(
     if answer is not None:
         return list(answer)
     batch = batch_of(model, encoded)
-    written = model.generate(
-        input_ids=batch["input_ids"],
-        attention_mask=torch.ones_like(batch["input_ids"]),
-        pixel_values=batch["pixel_values"],
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        pad_token_id=processor.tokenizer.pad_token_id,
-    )[0, batch["input_ids"].shape[1] :].tolist()
+    with evaluating(model):
+        written = model.generate(
+            input_ids=batch["input_ids"],
+            attention_mask=torch.ones_like(batch["input_ids"]),
+            pixel_values=batch["pixel_values"],
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=processor.tokenizer.pad_token_id,
+        )[0, batch["input_ids"].shape[1] :].tolist()
     ends = model.generation_config.eos_token_id
     return [token for token in written if token not in (ends if isinstance(ends, list) else [ends])]
 

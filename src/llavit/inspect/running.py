@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from llavit.model.encoding import uncompiled
+from llavit.model.encoding import evaluating, uncompiled
 
 
 def batch_of(model: Any, *inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -61,6 +61,8 @@ def hidden_states(
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Return what the LLM's first layer reads, and what layers write: the residual stream, before any final norm.
 
+    The model runs as in evaluation, also one that is being trained: without dropout, every token in its place.
+
     Args:
         model: a LLaVA or LLaViT of this package.
         batch: of `batch_of`.
@@ -89,7 +91,7 @@ def hidden_states(
     hooks = [llm.layers[0].register_forward_pre_hook(before, with_kwargs=True)]
     hooks += [llm.layers[n].register_forward_hook(functools.partial(after, n)) for n in sorted(set(chosen))]
     try:
-        with uncompiled(model):
+        with evaluating(model), uncompiled(model):
             model.model(**batch, use_cache=False)
     finally:
         for hook in hooks:
