@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from llavit.cli import app
+from llavit.inspect.blocking import Block, knockout
 from llavit.inspect.mask import Mask, attention_mask, read_mask, recorded_masks
 from llavit.inspect.mask_words import verdict
 from tests.inspect.test_attention import eager_attentions, prompt_of
@@ -98,6 +99,40 @@ def test_layers_with_a_sliding_window_are_told_apart():
     text = " ".join(mask.sentences())
     assert "In layers 0, 2 (sliding_attention) bidirectional visual attention is ON" in text
     assert "Text sees at most the last 8 tokens" in text
+
+
+@pytest.mark.parametrize("llm", ["mistral", "mistral-sliding"])
+def test_a_window_in_all_layers_is_no_full_attention(llm):
+    """Such a configuration names no types of layers."""
+    kind = "sliding_attention" if llm == "mistral-sliding" else "full_attention"
+    mask = looked(tiny(llm), prompt_of(llm))
+    assert mask.kinds == (kind,) and kind in mask.figure().axes[0].get_title()
+
+
+@pytest.mark.parametrize(
+    ("what", "visual", "text"),
+    [
+        ("visual_to_visual", "is OFF: a visual token sees no other", "Text sees everything before it."),
+        ("bidirectional", "is OFF: a visual token sees the earlier", "Text sees everything before it."),
+        (
+            "text_to_visual",
+            "is ON: every visual token sees all",
+            "Text sees all of itself and the text before it and none of the visual tokens before it.",
+        ),
+    ],
+)
+def test_what_a_knockout_leaves_is_what_is_said(what, visual, text):
+    model = tiny("llama")
+    with knockout(model, Block(what)):
+        said = " ".join(looked(model, prompt_of("llama")).sentences())
+    assert visual in said and text in said and "sliding" not in said
+
+
+def test_a_window_shorter_than_an_image_hides_earlier_patches():
+    mask = looked(tiny("mistral-sliding", bidirectional_visual_attention=False), prompt_of("llama"))
+    pairs, hidden = 9 * 8 / 2, 1  # of nine patches the last does not see the first
+    assert f"is OFF: a visual token sees {(pairs - hidden) / pairs:.1%} of the earlier" in mask.sentences()[1]
+    assert "Text sees at most the last 8 tokens, itself included (a sliding window)." in mask.sentences()[2]
 
 
 def test_the_configuration_is_not_believed():

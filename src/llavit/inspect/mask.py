@@ -121,7 +121,9 @@ def attention_mask(
     encoded = processor.encode(messages, add_generation_prompt=asks)
     seen = recorded_masks(model, encoded)
     ids = encoded["input_ids"]
-    kinds = getattr(model.config.llm, "layer_types", None) or ["full_attention"] * len(seen)
+    config = model.config.llm  # without types of its own, all its layers have the window, if there is one
+    kind = "full_attention" if getattr(config, "sliding_window", None) is None else "sliding_attention"
+    kinds = getattr(config, "layer_types", None) or [kind] * len(seen)
     groups: dict[Any, list[int]] = {}
     for layer, found in enumerate(seen):
         key = (found.sees.tobytes(), found.said.tobytes(), found.form, kinds[layer])

@@ -11,13 +11,6 @@ if TYPE_CHECKING:
 
 Verdict = Literal["on", "off", "in part", "none"]
 
-_SAYS = {
-    "on": "is ON: every visual token sees all visual tokens of its image, the later ones too",
-    "off": "is OFF: a visual token sees the earlier visual tokens of its image, and no later one",
-    "in part": "is on IN PART",
-    "none": "does not show: no image of two visual tokens or more is in this conversation",
-}
-
 
 def verdict(sees_ll: np.ndarray, image_l: np.ndarray) -> Verdict:
     """Say whether visual tokens see later ones of their image.
@@ -33,21 +26,25 @@ def verdict(sees_ll: np.ndarray, image_l: np.ndarray) -> Verdict:
         >>> verdict(np.tril(np.ones((3, 3), bool)), np.array([-1, 0, 0]))
         'off'
     """
-    share = later_share(sees_ll, image_l)
-    if share is None:
+    shares = seen_shares(sees_ll, image_l)
+    if shares is None:
         return "none"
-    return "on" if share == 1 else "off" if share == 0 else "in part"
+    return "on" if shares[1] == 1 else "off" if shares[1] == 0 else "in part"
 
 
-def later_share(sees_ll: np.ndarray, image_l: np.ndarray) -> float | None:
-    """Return the share of pairs of an image's visual tokens whose earlier one sees the later one; None without pairs.
+def seen_shares(sees_ll: np.ndarray, image_l: np.ndarray) -> tuple[float, float] | None:
+    """Return the share of pairs of an image's visual tokens whose later one sees the earlier one, and the reverse.
+
+    Returns:
+        (of earlier tokens, of later ones), 0 to 1; None without pairs.
 
     Example:
-        >>> later_share(np.ones((2, 2), bool), np.array([0, 0]))
-        1.0
+        >>> seen_shares(np.tril(np.ones((2, 2), bool)), np.array([0, 0]))
+        (1.0, 0.0)
     """
-    later = np.triu(_same_image(image_l), 1)
-    return float(sees_ll[later].mean()) if later.any() else None
+    same = _same_image(image_l)
+    earlier, later = np.tril(same, -1), np.triu(same, 1)
+    return (float(sees_ll[earlier].mean()), float(sees_ll[later].mean())) if later.any() else None
 
 
 def describe(mask: Mask) -> list[str]:
@@ -58,10 +55,7 @@ def describe(mask: Mask) -> list[str]:
         mask.sees_mll, mask.said_mll, mask.layers, mask.kinds, mask.forms, strict=True
     ):
         where = f"In all {count} layers" if len(layers) == count else f"In {_numbers(layers)} ({kind})"
-        state = verdict(sees, mask.image_l)
-        share = later_share(sees, mask.image_l)
-        part = f": {share:.1%} of the pairs in which it would" if state == "in part" else ""
-        said.append(f"{where} bidirectional visual attention {_SAYS[state]}{part}.")
+        said.append(f"{where} bidirectional visual attention {_visual(seen_shares(sees, mask.image_l))}.")
         came = (
             "got no mask, which it takes as causal"
             if form == "no mask" and not sees.all()
@@ -92,16 +86,40 @@ def _leaks(sees_ll: np.ndarray, image_l: np.ndarray) -> bool:
     return bool((np.triu(sees_ll, 1) & ~_same_image(image_l)).any())
 
 
+def _visual(shares: tuple[float, float] | None) -> str:
+    """Say what visual tokens see of those of their image."""
+    if shares is None:
+        return "does not show: no image of two visual tokens or more is in this conversation"
+    earlier, later = shares
+    if later == 1:
+        if earlier == 1:
+            return "is ON: every visual token sees all visual tokens of its image, the later ones too"
+        return f"is ON: a visual token sees all later visual tokens of its image, but of the earlier ones {earlier:.1%}"
+    if later > 0:
+        return f"is on IN PART: {later:.1%} of the pairs in which it would"
+    if earlier == 1:
+        return "is OFF: a visual token sees the earlier visual tokens of its image, and no later one"
+    if earlier == 0:
+        return "is OFF: a visual token sees no other visual token of its image"
+    return f"is OFF: a visual token sees {earlier:.1%} of the earlier visual tokens of its image, and no later one"
+
+
 def _text(sees_ll: np.ndarray, image_l: np.ndarray) -> str:
     """Say what text tokens see of what came before them."""
     rows = np.flatnonzero(image_l < 0)
     if not len(rows):
         return "There is no text."
-    before = np.tril(np.ones_like(sees_ll))[rows]
-    if sees_ll[rows][before].all():
+    sees, distance = sees_ll[rows], rows[:, None] - np.arange(len(sees_ll))
+    before = distance >= 0
+    if sees[before].all():
         return "Text sees everything before it."
-    reach = max(int(row) - int(np.flatnonzero(sees_ll[row])[0]) + 1 for row in rows if sees_ll[row].any())
-    return f"Text sees at most the last {reach} tokens, itself included (a sliding window)."
+    reach = int((sees & before).sum(1).max())
+    if ((sees & before) == (before & (distance < reach))).all():
+        return f"Text sees at most the last {reach} tokens, itself included (a sliding window)."
+    shares = [sees[before & kind].mean() for kind in (image_l < 0, image_l >= 0) if (before & kind).any()]
+    amounts = ["all" if share == 1 else "none" if share == 0 else f"{share:.1%}" for share in shares]
+    kinds = ("itself and the text before it", "the visual tokens before it")
+    return f"Text sees {' and '.join(f'{a} of {k}' for a, k in zip(amounts, kinds, strict=False))}."
 
 
 def _a(form: str) -> str:
