@@ -20,6 +20,7 @@ from llavit.inspect import (
 )
 from llavit.inspect.blocking import Block, knockout
 from llavit.inspect.heat import heat
+from llavit.inspect.tokens import token_statistics
 from tests.inspect.test_attention import SWITCHES, conversation, eager_attentions, prompt_of
 from tests.model.families import LLMS
 from tests.model.families import tiny as tiny_of
@@ -154,6 +155,21 @@ def test_a_models_own_answer_is_that_of_generate(built, monkeypatch):
     text = processor.tokenizer.decode(out, skip_special_tokens=True)
     found = attention_maps(model, processor, conversation(), max_new_tokens=12)
     assert found.answer == text and not found.settings["answer_given"]
+
+
+def test_a_record_of_training_data_is_looked_at_with_its_own_answer(built):
+    """It ends with an answer: no second one is asked for behind it."""
+    said = [*conversation(), {"role": "assistant", "content": [{"type": "text", "text": "A cat"}]}]
+    found, expected = attention_maps(*built, said), attention_maps(*built, conversation(), "A cat")
+    assert found.settings == expected.settings and found.words == ["A", "cat"]
+    assert found.tokens == expected.tokens
+    np.testing.assert_array_equal(found.word_maps, expected.word_maps)
+    other = attention_maps(*built, said, "A dog")
+    assert other.words == ["A", "dog"] and len(other.tokens) == len(expected.tokens)
+    with pytest.raises(ValueError, match="ends with the assistant's turn"):
+        answer_attention(*built, said, "A dog")
+    statistics = [token_statistics(*built, [talk]) for talk in (said, conversation())]
+    assert statistics[0].tokens == statistics[1].tokens
 
 
 def test_a_knockout_shows_in_the_maps(built):

@@ -34,7 +34,10 @@ def attention(
     question: QuestionOption = "What is in this image?",
     messages: MessagesOption = None,
     answer: Annotated[
-        str | None, typer.Option(help="What is said to the question; each model's own answer if not given.")
+        str | None,
+        typer.Option(
+            help="What is said to the question; if not given, what --messages end with, else each model's own answer."
+        ),
     ] = None,
     word: Annotated[
         str | None,

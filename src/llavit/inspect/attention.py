@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from llavit.inspect.inputs import before_answer
 from llavit.inspect.weights import attention_weights
 from llavit.model.masks import TEXT
 
@@ -105,14 +106,18 @@ def answer_attention(
         for each image in reading order a float32 array: (h, w) patches, or (layers, heads, h, w) without `average`.
 
     Raises:
-        ValueError: no image in the conversation; an empty answer; a token or layer that there is not; visual tokens
-            that are no grid of patches.
+        ValueError: no image in the conversation, or it has an answer already; an empty answer; a token or layer that
+            there is not; visual tokens that are no grid of patches.
 
     Example:
         ```python
         (patches_hw,) = answer_attention(model, processor, messages, "A red car.", token=1, layers=range(10, 20))
         ```
     """
+    if before_answer(messages)[1] is not None:
+        raise ValueError(
+            "expected a conversation up to the answer, got one that ends with the assistant's turn: leave that out"
+        )
     encoded = processor.encode(messages, add_generation_prompt=True, name="conversation")
     if "pixel_values" not in encoded:
         raise ValueError(

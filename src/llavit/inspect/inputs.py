@@ -61,6 +61,35 @@ def read_messages(file: str | Path) -> list[dict[str, Any]]:
     return from_record(record, name=file.name, image_folder=file.parent).messages
 
 
+def before_answer(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str | None]:
+    """Split off the last answer of a conversation, such as a record of training data ends with.
+
+    Returns:
+        what comes before the answer, and its text; the conversation and None if it ends with a question.
+
+    Example:
+        >>> question = {"role": "user", "content": "What is this?"}
+        >>> before_answer([question, {"role": "assistant", "content": "A cat."}])
+        ([{'role': 'user', 'content': 'What is this?'}], 'A cat.')
+    """
+    if not messages or messages[-1]["role"] != "assistant":
+        return messages, None
+    return messages[:-1], text_of(messages[-1])
+
+
+def text_of(message: dict[str, Any]) -> str:
+    """Return the words of a message, without its images.
+
+    Example:
+        >>> text_of(one_image("cat.jpg", "What is this?")[0])
+        'What is this?'
+    """
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    return " ".join(part["text"] for part in content if part.get("type") == "text")
+
+
 def model_names(models: Sequence[str | Path]) -> list[str]:
     """Name models by as many of their last folders as it takes to tell them apart.
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from llavit.inspect.attention import Word, answer_words, as_seen
 from llavit.inspect.attention_page import maps_figure, maps_html
+from llavit.inspect.inputs import before_answer, text_of
 from llavit.inspect.report import Analysis
 from llavit.inspect.rollout import Rollout
 from llavit.inspect.running import batch_of
@@ -106,8 +107,9 @@ def attention_maps(
     Args:
         model: a LLaVA or LLaViT of this package, with any attention implementation.
         processor: its processor.
-        messages: the conversation up to the answer; images in it as pictures or paths.
-        answer: text or token ids; the model's own, greedily decoded, if not given.
+        messages: the conversation; images in it as pictures or paths.
+        answer: text or token ids. If not given, that with which the conversation ends, as a record of training data
+            does; if it ends with a question, the model's own, greedily decoded.
         word: number of a word of the answer, or the word; that which looks at the image most if not given.
         patch: number, or (row, column); that which the word looks at most (mean over layers) if not given.
         image: which of the conversation's images.
@@ -125,6 +127,8 @@ def attention_maps(
         found.word_maps[found.word].sum((1, 2))  # share of attention that the image has, layer by layer
         ```
     """
+    messages, said = before_answer(messages)
+    answer = said if answer is None else answer
     pictures = message_images(messages, "conversation")
     if not -len(pictures) <= image < len(pictures):
         raise ValueError(f"image {image}: the conversation has {len(pictures)} images")
@@ -161,7 +165,7 @@ def attention_maps(
     return AttentionMaps(
         model=name,
         settings={
-            "question": _question(messages),
+            "question": text_of(messages[-1]),
             "attention_implementation": model.model.language_model.config._attn_implementation,
             "dtype": str(model.dtype).removeprefix("torch."),
             "answer_given": answer is not None,
@@ -317,10 +321,3 @@ def _patch(wanted: int | tuple[int, int] | None, grid: tuple[int, int], map_nav:
     if not (0 <= row < rows and 0 <= column < columns):
         raise ValueError(f"patch {wanted}: there are {rows} rows of {columns} patches")
     return row * columns + column
-
-
-def _question(messages: list[dict[str, Any]]) -> str:
-    content = messages[-1]["content"]
-    if isinstance(content, str):
-        return content
-    return " ".join(part["text"] for part in content if part.get("type") == "text")

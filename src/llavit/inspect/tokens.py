@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from llavit.inspect.inputs import before_answer
 from llavit.inspect.running import batch_of, hidden_states
 from llavit.inspect.weights import attention_weights
 
@@ -58,7 +59,7 @@ class TokenStatistics:
 def token_statistics(
     model: Any, processor: Any, conversations: Sequence[list[dict[str, Any]]]
 ) -> TokenStatistics:
-    """Measure attention entropy and norms in conversations, up to where the answer would begin.
+    """Measure attention entropy and norms in conversations, up to where the last answer begins or would begin.
 
     The attention weights are the exact ones, under any attention implementation (`attention_weights`).
 
@@ -83,7 +84,8 @@ def token_statistics(
     entropy, ceiling = np.zeros((2, count, heads)), np.zeros((2, count))
     lengths: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for number, messages in enumerate(conversations):
-        encoded = processor.encode(messages, add_generation_prompt=True, name=f"conversation {number}")
+        prompt, _ = before_answer(messages)
+        encoded = processor.encode(prompt, add_generation_prompt=True, name=f"conversation {number}")
         if "pixel_values" not in encoded:
             raise ValueError(f"conversation {number}: expected an image, got none: it has no visual tokens")
         kinds = (encoded["image_ids"] < 0, encoded["image_ids"] >= 0)
