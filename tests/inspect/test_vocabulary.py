@@ -86,6 +86,21 @@ def test_at_the_input_a_word_is_nearest_to_itself(llm):
     np.testing.assert_allclose(cosines, slow.topk(2).values, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_cosines_are_as_fine_in_a_model_that_computes_in_sixteen_bits(dtype):
+    model = tiny("llama")
+    model.get_input_embeddings().weight.mul_(20)
+    model.to(dtype)
+    states = 5000 * torch.randn(30, 64, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    ids, cosines = vocabulary(model).nearest_embeddings(states, k=5)
+    weight = model.get_input_embeddings().weight.double()
+    slow = torch.nn.functional.cosine_similarity(states.double()[:, None], weight[None], dim=-1)
+    slow[:, [0, 1, 2, IMAGE]] = -1
+    np.testing.assert_allclose(cosines, slow.topk(5).values, rtol=1e-4)
+    np.testing.assert_array_equal(ids, slow.topk(5).indices)
+
+
 def test_many_states_are_scored_some_at_a_time(monkeypatch):
     model = tiny("llama")
     words, states = vocabulary(model), torch.randn(7, 64, generator=torch.Generator().manual_seed(3))

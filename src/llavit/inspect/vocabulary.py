@@ -86,6 +86,9 @@ class Vocabulary:
     def nearest_embeddings(self, x_vd: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the words whose embeddings have the largest cosine with each state.
 
+        Computed in float32 whatever the model computes in: products in bfloat16 have two or three digits, which swaps
+        words that are nearly as near, and those of long states overflow in float16.
+
         Args:
             x_vd: states at the input.
             k: how many words.
@@ -93,11 +96,12 @@ class Vocabulary:
         Returns:
             (v, k) token ids, nearest first, and (v, k) cosines.
         """
-        lengths_w = self.embeddings_wd.float().norm(dim=-1).clamp_min(1e-12)
+        words_wd = self.embeddings_wd.float()
+        lengths_w = words_wd.norm(dim=-1).clamp_min(1e-12)
 
         def cosines(x_pd: torch.Tensor) -> torch.Tensor:
-            products = (x_pd.to(self.embeddings_wd) @ self.embeddings_wd.T).float()
-            return products / lengths_w / x_pd.float().norm(dim=-1, keepdim=True).clamp_min(1e-12)
+            x_pd = x_pd.to(words_wd)
+            return x_pd @ words_wd.T / lengths_w / x_pd.norm(dim=-1, keepdim=True).clamp_min(1e-12)
 
         return self._largest(cosines, x_vd, k)
 
