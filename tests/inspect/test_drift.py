@@ -187,6 +187,28 @@ def test_patches_of_a_llavit_may_see_more_than_those_of_a_llava(tiny):
     assert (ceilings[0][1] > ceilings[1][1]).all() and (ceilings[0][0] == ceilings[1][0]).all()
 
 
+def test_the_command_reads_weights_as_they_were_saved_where_bfloat16_is_fast_too(tiny, tmp_path, monkeypatch):
+    """A model that training moved by a thousandth; in bfloat16 the rounding alone is a distance twice as far."""
+    from typer.testing import CliRunner
+
+    from llavit.cli import app
+
+    monkeypatch.setattr("llavit.precision._cpu_flags", lambda: frozenset({"amx_bf16"}))
+    model, processor = tiny.build(dtype=torch.float32)
+    with torch.no_grad():
+        for projection in routed_linears(model).values():
+            projection.text.weight.mul_(1.001)
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "model")
+    command = ["inspect", "drift", tmp_path / "model", "--reference", tiny.llm, "-o", tmp_path / "out"]
+    done = CliRunner().invoke(app, [str(part) for part in command])
+    assert done.exit_code == 0, done.output
+    facts = json.loads((tmp_path / "out/drift.json").read_text())
+    assert facts["settings"]["dtype"] == "float32"
+    arrays = np.load(tmp_path / "out/drift.npz")
+    np.testing.assert_allclose(arrays["relative"][facts["pairs"].index("text to reference")], 1e-3, rtol=1e-3)
+
+
 def test_conversations_need_images(tiny):
     model, processor = tiny.build()
     with pytest.raises(ValueError, match="conversation 0: expected an image"):

@@ -94,7 +94,9 @@ def drift(
         Path | None, typer.Option(help="Instead of an image: pictures of the test of a starter corpus.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many pictures of --data.")] = 16,
-    dtype: DtypeOption = Dtype.auto,
+    dtype: Annotated[
+        Dtype, typer.Option(help="What the models are read in; bfloat16 rounds away small differences.")
+    ] = Dtype.float32,
     output: Output = OUTPUT,
 ) -> None:
     """Compare visual and text QKV, layer by layer; with an image also attention entropy and norms of tokens."""
