@@ -101,6 +101,27 @@ def test_what_was_asked_is_not_asked_again_and_other_settings_are_refused(model,
         measure_knockouts(*model, [], BLOCKS)
 
 
+def test_a_layer_that_there_is_not_is_told_before_anything_is_asked(model, bench):
+    asked = []
+    with pytest.raises(ValueError, match="layer 9: there are 2 layers"):
+        measure_knockouts(
+            *model,
+            load_bench(bench, "short"),
+            [BLOCKS[0], Block("text_to_visual", [0, 9])],
+            progress=lambda *now: asked.append(now),
+        )
+    assert not asked
+
+
+def test_questions_that_fail_count_as_wrong_and_are_said(model, tmp_path):
+    """Else a run out of memory would look like what a knock-out costs."""
+    tasks = load_bench(save_bench(tmp_path), "short")
+    tasks[0].items[0].image.write_bytes(b"no picture")
+    found = measure_knockouts(*model, tasks, BLOCKS[:1])
+    assert found.settings["failed"] == {WHOLE: 1, BLOCKS[0].name: 1}  # without the image it can be asked
+    assert f"{WHOLE}: 1 questions failed" in found.body()
+
+
 def test_what_does_not_apply_to_a_llava_is_listed_with_its_reason(tiny, bench, tmp_path):
     llava = tiny.build(dtype=torch.float32, visual_qkv=False, bidirectional_visual_attention=False)
     blocks = [Block("bidirectional"), Block("visual_qkv"), Block("visual_to_visual")]

@@ -57,7 +57,7 @@ def knockout(
     from llavit.evaluate.bench import read_tasks
     from llavit.inspect.blocking import Block
     from llavit.inspect.knockouts import measure_knockouts, standard_blocks
-    from llavit.inspect.knockouts_page import cells, draw, summary
+    from llavit.inspect.knockouts_page import cells, draw, failures, summary
     from llavit.inspect.report import figure_png
     from llavit.progress import progress_bar
 
@@ -95,6 +95,8 @@ def knockout(
             ["knocked out", *result.families],
             cells(result),
         )
+        for line in failures(result):
+            typer.echo(f"{result.model}: {line}", err=True)
     alike = all(result.names == results[0].names for result in results)
     finish(results, output, summary=summary(results) if alike else "")
     if len(results) > 1 and alike:

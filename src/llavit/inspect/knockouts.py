@@ -26,8 +26,9 @@ from llavit.evaluate.judge import judge, points, require
 from llavit.evaluate.result import FORMAT, read_result, require_same, write_result
 from llavit.evaluate.run import Mode, Progress, possible_answers
 from llavit.inspect.blocking import ATTENTION, PROJECTIONS, Block, knockout, why_not
-from llavit.inspect.knockouts_page import draw, table
-from llavit.inspect.report import Analysis, figure_html
+from llavit.inspect.knockouts_page import draw, failures, table
+from llavit.inspect.report import Analysis, escape, figure_html
+from llavit.inspect.weights import chosen_layers
 
 WHOLE = "nothing knocked out"
 NO_IMAGE = "no image at all"
@@ -87,7 +88,8 @@ class Knockouts(Analysis):
 
     def body(self) -> str:
         """Return picture and table."""
-        return figure_html(self.figure(), "loss of accuracy by knock-out and family") + table(self)
+        note = "".join(f"<p>{escape(each)}</p>" for each in failures(self))
+        return figure_html(self.figure(), "loss of accuracy by knock-out and family") + note + table(self)
 
 
 def standard_blocks(count: int, ranges: Sequence[Sequence[int]] | None = None) -> list[Block]:
@@ -138,8 +140,8 @@ def measure_knockouts(
         progress: called with (what is being asked, questions done, questions in all).
 
     Raises:
-        ValueError: no tasks; `output` holds answers of another model, other settings or items; all items of a task
-            failed.
+        ValueError: no tasks; a block of a layer that there is not; `output` holds answers of another model, other
+            settings or items; all items of a task failed.
 
     Example:
         ```python
@@ -153,6 +155,8 @@ def measure_knockouts(
     require([task.metric for task in tasks])
     tasks = [task if limit is None else task.first(limit) for task in tasks]
     blocks = standard_blocks(model.config.llm.num_hidden_layers) if blocks is None else blocks
+    for block in blocks:
+        chosen_layers(model, block.layers)  # a layer that there is not is told before anything is asked
     reasons = {block.name: reason for block in blocks if (reason := why_not(model, block))}
     conditions: dict[str, Block | None] = {WHOLE: None}
     conditions |= {block.name: block for block in blocks if block.name not in reasons} | {NO_IMAGE: None}
@@ -276,17 +280,16 @@ def _result(
     unparsed = [
         -1 if run is None else sum(task["runs"][run]["unparsed"] for task in tasks.values()) for run in runs
     ]
-    asked = {
-        run: round(sum(task["runs"][run]["seconds"] for task in tasks.values()), 2)
-        for run in (WHOLE, *runs)
-        if run is not None
-    }
+    asked = [run for run in (WHOLE, *runs) if run is not None]
+    seconds = {run: round(sum(task["runs"][run]["seconds"] for task in tasks.values()), 2) for run in asked}
+    failed = {run: sum(task["runs"][run]["failed"] for task in tasks.values()) for run in asked}
     return Knockouts(
         model=name,
         settings={
             **settings,
             "tasks": {key: task["fingerprint"] for key, task in tasks.items()},
-            "seconds": asked,
+            "seconds": seconds,
+            "failed": {run: count for run, count in failed.items() if count},
         },
         names=names,
         families=[family for family, _ in cuts],

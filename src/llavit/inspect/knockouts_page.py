@@ -73,6 +73,14 @@ def cells(result: Knockouts) -> list[list[str]]:
     return found
 
 
+def failures(result: Knockouts) -> list[str]:
+    """Say which runs have errors in place of answers: these count as wrong, in the whole model's score or as a loss."""
+    return [
+        f"{run}: {count} questions failed, with an error in place of an answer, and count as wrong"
+        for run, count in result.settings.get("failed", {}).items()
+    ]
+
+
 def table(result: Knockouts) -> str:
     """Return scores and losses as an HTML table."""
     heads = "".join(f'<th class="number">{escape(family)}</th>' for family in result.families)
