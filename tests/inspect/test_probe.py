@@ -13,6 +13,7 @@ pytest.importorskip("sklearn", reason="of the extra `inspect`, which a core inst
 
 from llavit.inspect.features import Kept, Place, kept_features, layer_features, places_of
 from llavit.inspect.probe import GROUPS, Probe, ProbePictures, _patches, _Task, probe_layers, probe_pictures
+from llavit.inspect.probe_report import best_places
 from llavit.inspect.probing import balanced_accuracy, confusion, linear, mean_iou, patch_interval
 from llavit.inspect.truth import patch_objects
 from llavit.starter.corpus import build_corpus
@@ -237,6 +238,8 @@ def test_a_group_without_pictures_is_nan_and_not_zero(tiny, pictures):
     found = probe_layers(model.eval(), processor, only, layers=[], tower_layers=[], patches=2)
     assert np.isnan(found.linear[:, 1]).all() and not np.isnan(found.linear[:, 0]).any()
     found.figure()
+    tower = probe_layers(model.eval(), processor, only, layers=[], tower_layers=[0], patches=2)
+    assert best_places([tower]) == [["model", "tower", *["no pictures"] * 3]]
 
 
 def test_without_scikit_learn_the_extra_is_named(tiny, pictures, monkeypatch):

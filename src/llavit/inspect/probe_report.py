@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llavit.inspect.pca import PatchPca
 from llavit.inspect.probe import GROUPS, Probe
 from llavit.inspect.probe_charts import probe_figure
@@ -63,7 +65,8 @@ def best_places(results: Sequence[Probe]) -> list[list[str]]:
         for part in ("tower", "LLM"):
             if any(place.startswith(part) for place in result.places):
                 best = [result.best(measure, part) for measure in ("knn", "linear", "dense")]
-                rows.append([result.model, part, *(f"{100 * s:.1f} % at {place}" for place, s in best)])
+                shown = ("no pictures" if np.isnan(s) else f"{100 * s:.1f} % at {place}" for place, s in best)
+                rows.append([result.model, part, *shown])
     return rows
 
 
