@@ -71,6 +71,18 @@ def test_a_patch_that_is_a_words_embedding_is_read_as_that_word(tiny):
     assert "100% of the patches" in lens.body()
 
 
+def test_the_page_says_by_which_tokens_a_word_is_found(built):
+    model, processor = built
+    lens = vocabulary_lens(model, processor, conversation(), k=1, whole_words=False, find=["c", "cat<"])
+    assert lens.settings["found as"] == {
+        "c": ["C", "c"],
+        "cat<": [],
+    }  # a token is a byte: no beginning of three letters
+    page = lens.body()
+    assert "Looked for: c as &#x27;C&#x27;, &#x27;c&#x27;; cat&lt;: no token of this vocabulary" in page
+    assert "Looked for" not in vocabulary_lens(*built, conversation(), k=1, whole_words=False).body()
+
+
 def test_a_later_question_changes_nothing_and_an_earlier_one_may(built):
     def lens(question):
         return vocabulary_lens(

@@ -134,7 +134,8 @@ def vocabulary_lens(
         at_input: look at the input as well.
         k: how many words.
         whole_words: admit only tokens of letters; else every token that is not special, spaces and signs too.
-        find: words to look for: patches whose k words hold one of them are marked.
+        find: words to look for: patches whose k words hold one of them are marked. A word that is no token is found by
+            the token with which it begins (`Vocabulary.naming`); `settings["found as"]` and the page say by which.
         name: what to call the model.
 
     Returns:
@@ -160,7 +161,7 @@ def vocabulary_lens(
     words = Vocabulary(model, processor, whole_words)
     views, (ids_nvk,), (scores_nvk,) = read_words(model, words, [encoded], chosen, at_input, k)
     looked_for = tuple(find)
-    naming = [i for ids in words.naming({word: [word] for word in looked_for}).values() for i in ids]
+    naming = words.naming({word: [word] for word in looked_for})
     image_ids = encoded["image_ids"]
     height, width = (side // processor.patch_size for side in encoded["pixel_values"].shape[-2:])
     for image in range(len(pictures)):
@@ -174,6 +175,7 @@ def vocabulary_lens(
             "whole words": whole_words,
             "dtype": str(model.dtype),
             "prompt": processor.render(messages),
+            "found as": {word: sorted({words.text[i] for i in ids}) for word, ids in naming.items()},
         },
         views=views,
         ids_nvk=ids_nvk,
@@ -183,7 +185,7 @@ def vocabulary_lens(
         grids=((height, width),) * len(pictures),
         pictures=tuple(as_seen(picture, processor) for picture in pictures),
         find=looked_for,
-        found_nvk=np.isin(ids_nvk, naming),
+        found_nvk=np.isin(ids_nvk, [i for ids in naming.values() for i in ids]),
     )
 
 

@@ -58,7 +58,7 @@ def lens_figure(lens: Lens) -> Any:
 
 def lens_html(lens: Lens) -> str:
     """Return each image with a word on every patch, and a slider over views that starts at the last."""
-    parts, start = [_STYLE], len(lens.views) - 1
+    parts, start = [_STYLE, _looked_for(lens)], len(lens.views) - 1
     for image in range(len(lens.grids)):
         name = "seen"
         if lens.pictures:
@@ -70,6 +70,17 @@ def lens_html(lens: Lens) -> str:
         frames = [(view, _overlay(lens, number, image, name)) for number, view in enumerate(lens.views)]
         parts.append(slider(frames, group="lens", start=start))
     return "".join(parts)
+
+
+def _looked_for(lens: Lens) -> str:
+    """Say by which tokens the words are found that are looked for: of some words it is a beginning only, or none."""
+    said = [
+        f"{escape(word)} as {', '.join(escape(repr(text)) for text in texts)}"
+        if texts
+        else f"{escape(word)}: no token of this vocabulary writes it or its beginning"
+        for word, texts in lens.settings.get("found as", {}).items()
+    ]
+    return f'<p class="about">Looked for: {"; ".join(said)}.</p>' if said else ""
 
 
 def _overlay(lens: Lens, number: int, image: int, name: str) -> str:
