@@ -270,6 +270,24 @@ def test_what_cannot_be_blocked_is_refused_and_not_let_through():
         model(**token, **cache_argument(inside))
 
 
+@torch.no_grad()
+def test_a_pass_that_ends_early_is_forgotten():
+    """`encode_image` ends with an exception behind the last layer it needs; what follows has other tokens."""
+    model, pictures = tiny("llama"), pixels(2)
+    embeds = {"inputs_embeds": torch.zeros(2, 9, 64)}
+    plain = model.encode_image(pictures, [0, 1])
+    with knockout(model, Block("visual_to_visual", [0, 2])):
+        found = model.encode_image(pictures, [0, 1])
+        with pytest.raises(ValueError, match="not its LLM alone"):
+            model.model.language_model(**embeds)
+        with pytest.raises(ValueError, match="differ"):
+            model(input_ids=torch.tensor([[1, 5, 6]]), pixel_values=pictures)
+        with pytest.raises(ValueError, match="not its LLM alone"):
+            model.model.language_model(**embeds)
+    assert torch.equal(found[0].patches, plain[0].patches)
+    assert not torch.allclose(found[1].patches, plain[1].patches, atol=1e-3)
+
+
 def test_blocked_pairs_of_present_tokens_behind_earlier_ones():
     text, visual = False, True
     keys = torch.tensor([[text, visual, visual, text, visual]])

@@ -202,7 +202,7 @@ class _Blocking:
     def active(self) -> Iterator[None]:
         hooks = [
             self.model.register_forward_pre_hook(self._before, with_kwargs=True),
-            self.model.register_forward_hook(self._after, with_kwargs=True),
+            self.model.register_forward_hook(self._after, with_kwargs=True, always_call=True),
         ]
         try:
             with around_attention(self._attend):
@@ -241,9 +241,10 @@ class _Blocking:
         self.present = _Pass(visual, keys)
 
     def _after(self, module: Any, args: tuple, kwargs: dict[str, Any], outputs: Any) -> None:
-        """Let the cache remember which tokens are visual; check that every layer came by."""
-        assert self.present is not None
+        """Forget the pass; let the cache remember which tokens are visual; check that every layer came by."""
         present, self.present = self.present, None
+        if present is None or outputs is None:  # it ended with an exception, as that of `encode_image` does
+            return
         missing = sorted(self.plan.keys() - present.came)
         if missing:
             raise RuntimeError(f"knockout: attention of layers {spans(missing)} did not come by: not blocked")
