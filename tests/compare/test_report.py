@@ -132,6 +132,28 @@ def test_a_cell_that_was_not_tested_has_no_part_in_results(summary):
     assert "llava-layer-1" not in {line.variant for line in summary.lines}
 
 
+def test_what_was_tried_on_val_only_is_shown_with_its_score(summary, there):
+    assert summary.val_only == [("tiny.full.llava-layer-1.0", 0.5)]
+    assert as_json(summary, there)["val_only"] == [{"cell": "tiny.full.llava-layer-1.0", "val": 0.5}]
+    assert "| tiny.full.llava-layer-1.0 | 50.0 |" in markdown(summary, there, {})
+    assert '<td>tiny.full.llava-layer-1.0</td><td class="n">50.0</td>' in html(summary, there, {})
+
+
+def test_answers_that_failed_are_named(there, tmp_path):
+    other = type(there)(there.grid, there.output, type(there.results)(tmp_path), accept_code=True)
+    cell = other.cells()[0]
+    made = record(other, cell)
+    made["test"]["tasks"]["a@test"] |= {"failed": 3}
+    made["val"] = None
+    other.results.write(cell, made)
+    notes = [note for note in summarise(other).notes if note.startswith("FAILED ANSWERS")]
+    assert notes == [f"FAILED ANSWERS: 3 questions to {cell.name} ended in an error and count as wrong."]
+
+
+def test_a_gain_of_one_seed_says_that_its_interval_knows_no_others(summary):
+    assert [row[3] for row in gain_rows(summary)] == ["2", "1 (interval of questions only)"]
+
+
 def test_tables_show_mean_families_and_tasks_with_intervals_over_seeds(summary):
     (table,) = tables(summary)
     rows = {label: texts for label, _, texts in table.rows}

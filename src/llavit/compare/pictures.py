@@ -143,7 +143,8 @@ def _parameters(summary: Summary, experiment: Experiment) -> Any:
             markersize=7,
             label=f"{line.variant}, {line.llm}",
         )
-    axis.set(xlabel="parameters, million (tower included)", ylabel="test score, per cent")
+    sizes = ", ".join(dict.fromkeys(line.size for line in shown))
+    axis.set(xlabel="parameters, million (tower included)", ylabel="test score, per cent", title=sizes)
     axis.grid(alpha=0.25)
     _legend_beside(axis)
     figure.tight_layout()
@@ -173,7 +174,10 @@ def _colour(summary: Summary, line: Line) -> str:
 
 
 _DRAWN: dict[str, tuple[Callable[[Summary, Any], Any], str]] = {
-    "scores": (_bars, "Test scores with 95 % intervals over seeds; dots are single seeds"),
+    "scores": (
+        _bars,
+        "Test scores with 95 % intervals over seeds, none with one seed; dots are single seeds",
+    ),
     "samples": (_samples, "Score on val against training samples"),
     "parameters": (_parameters, "Test score against parameters"),
 }

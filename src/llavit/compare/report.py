@@ -101,7 +101,7 @@ def gain_rows(summary: Summary) -> list[tuple[str, ...]]:
             _name(gain.line, gain),
             _name(gain.baseline, gain),
             f"{gain.line.llm}, {gain.line.size}",
-            str(len(gain.seeds)),
+            _seeds(gain),
             f"{100 * gain.mean:.1f}",
             f"{100 * gain.baseline_mean:.1f}",
             _gain(gain.gain),
@@ -112,6 +112,8 @@ def gain_rows(summary: Summary) -> list[tuple[str, ...]]:
     ]
 
 
+VAL_ONLY = "Scored on val only: tuning and choices"
+FAILED = "Trainings that broke down. They have no part in the means and gains above."
 GAIN_HEADS = ("variant", "against", "LLM, size", "seeds", "mean", "baseline", "gain", "p", "gain by family")
 
 
@@ -145,8 +147,11 @@ def html(summary: Summary, experiment: Experiment, drawn: dict[str, str]) -> str
         tables=tables(summary),
         pictures=[(as_svg(name, summary, experiment), about) for name, about in drawn.items()],
         variants=_about_variants(summary, experiment),
+        val_only=[(name, f"{100 * score:.1f}") for name, score in summary.val_only],
+        val_only_title=VAL_ONLY,
         not_run=summary.not_run,
         failed=summary.failed,
+        about_failed=FAILED,
     )
 
 
@@ -155,8 +160,11 @@ def _markdown_rest(summary: Summary, experiment: Experiment) -> list[str]:
     about = _about_variants(summary, experiment)
     if about:
         said += ["## Variants", "", *(f"- `{name}`: {what}" for name, what in about), ""]
+    if summary.val_only:
+        rows = [(name, f"{100 * score:.1f}") for name, score in summary.val_only]
+        said += [f"## {VAL_ONLY}", "", _markdown_table(("cell", "val"), rows), ""]
     if summary.failed:
-        said += ["## Failed", "", *(f"- {name}: {why}" for name, why in summary.failed), ""]
+        said += ["## Failed", "", FAILED, "", *(f"- {name}: {why}" for name, why in summary.failed), ""]
     if summary.not_run:
         said += ["## Not run", "", *(f"- {name}: {why}" for name, why in summary.not_run), ""]
     return said
@@ -194,6 +202,10 @@ def _score(one: Difference) -> str:
 
 def _gain(one: Difference) -> str:
     return f"{100 * one.mean:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})"
+
+
+def _seeds(gain: Gain) -> str:
+    return str(len(gain.seeds)) if len(gain.seeds) > 1 else "1 (interval of questions only)"
 
 
 def _p(one: Difference) -> str:

@@ -89,6 +89,7 @@ class Summary:
     Attributes:
         lines: variants with at least one tested seed, in the order of the grid.
         gains: comparisons with baselines.
+        val_only: cells that were for tuning or a choice, with their score on val.
         not_run: cells without a result, with the reason.
         failed: cells whose training broke down, with the message.
         notes: what a reader must know about how the results were made.
@@ -96,6 +97,7 @@ class Summary:
 
     lines: list[Line]
     gains: list[Gain]
+    val_only: list[tuple[str, float]]
     not_run: list[tuple[str, str]]
     failed: list[tuple[str, str]]
     notes: list[str]
@@ -115,6 +117,7 @@ def summarise(experiment: Experiment) -> Summary:
         ValueError: cells that stand beside each other saw other samples, or another order of them.
     """
     grouped: dict[tuple[str, str, str], dict[int, Record]] = {}
+    val_only: list[tuple[str, float]] = []
     not_run: list[tuple[str, str]] = []
     failed: list[tuple[str, str]] = []
     used: list[Record] = []
@@ -132,10 +135,12 @@ def summarise(experiment: Experiment) -> Summary:
             failed.append((cell.name, found.record["failed"]))
         elif cell.test:
             grouped.setdefault((cell.llm, cell.size, cell.variant), {})[cell.seed] = found.record
+        else:
+            val_only.append((cell.name, found.record["val"]["score"]))
     lines = [Line(variant, llm, size, records) for (llm, size, variant), records in grouped.items()]
     for key in dict.fromkeys((line.llm, line.size) for line in lines):
         _require_same_samples(line for line in lines if (line.llm, line.size) == key)
-    summary = Summary(lines, [], not_run, failed, _notes(experiment, used, unchecked))
+    summary = Summary(lines, [], val_only, not_run, failed, _notes(experiment, used, unchecked))
     for line in lines:
         for name in experiment.grid.baselines:
             other = summary.line(name, line.llm, line.size)
@@ -161,6 +166,7 @@ def as_json(summary: Summary, experiment: Experiment) -> dict[str, Any]:
         "about": experiment.grid.about,
         "comparisons": [_gain_json(gain) for gain in summary.gains],
         "variants": [_line_json(line) for line in summary.lines],
+        "val_only": [{"cell": name, "val": round(score, 6)} for name, score in summary.val_only],
         "not_run": [{"cell": name, "why": why} for name, why in summary.not_run],
         "failed": [{"cell": name, "why": why} for name, why in summary.failed],
         "notes": summary.notes,
@@ -233,10 +239,22 @@ def _notes(experiment: Experiment, used: Sequence[Record], unchecked: int) -> li
         f"Test: {evaluation.test}{limit}; {evaluation.mode}, greedy. Choices and curves: {evaluation.val}. Scores "
         "are the mean of the families in per cent; the interval beside a mean is over seeds (95 %, Student's t).",
         "Gains are paired over questions and seeds; their 95 % interval and p cover both "
-        "(src/llavit/compare/paired.py), with one seed the questions only.",
-        "All variants of a seed see the same samples in the same order, and start from the same weights where they "
-        "share them.",
+        "(src/llavit/compare/paired.py), with one seed the questions only: it says nothing about other seeds. They are "
+        "not corrected for the number of comparisons: of 20 without a difference, one has p < 0.05.",
+        "All variants of a seed see the same samples in the same order, and start from the same tower and LLM; from "
+        "the same projector too where it reads as many tower layers and is as wide.",
     ]
+    for record in used:
+        where = record["cell"]
+        lost = sum(
+            task["failed"]
+            for part in ("test", "val")
+            if record[part]
+            for task in record[part]["tasks"].values()
+        )
+        if lost:
+            name = f"{where['llm']}.{where['size']}.{where['variant']}.{where['seed']}"
+            said.append(f"FAILED ANSWERS: {lost} questions to {name} ended in an error and count as wrong.")
     if unchecked:
         said.append(
             f"UNCHECKED: the settings of {unchecked} cells could not be compared with the grid, as data or weights are "
