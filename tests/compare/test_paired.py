@@ -32,7 +32,7 @@ def test_p_is_that_of_printed_tables(gap, p):
 
 def test_without_scipy_the_extra_is_named_before_anything_is_trained(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy", None)
-    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    monkeypatch.setitem(sys.modules, "scipy.special", None)
     with pytest.raises(ImportError, match=r"pip install 'llavit\[compare\]'"):
         over_seeds([0.1, 0.2])
     with pytest.raises(ImportError, match=r"pip install 'llavit\[compare\]'"):
@@ -70,22 +70,35 @@ def test_families_weigh_alike_and_tasks_within_them():
     assert sum(task_weights(families).values()) == pytest.approx(1)
 
 
-def test_no_difference_at_all_has_p_one():
-    found = difference([{"t": [1.0, 0.0]}] * 2, [{"t": [1.0, 0.0]}] * 2, {"t": "general"})
-    assert (found.mean, found.low, found.high, found.p) == (0, 0, 0, 1.0)
+def test_no_difference_at_all_has_p_one_and_an_interval_as_wide_as_the_questions_are_few():
+    few, many = ([{"t": [1.0, 0.0] * half}] * 2 for half in (2, 50))
+    found = [difference(side, side, {"t": "general"}) for side in (few, many)]
+    assert [(one.mean, one.p) for one in found] == [(0, 1.0)] * 2
+    # Half an interval, by hand: t(3) * sqrt(2 / 6 / 6) and t(99) * sqrt(2 / 102 / 102)
+    assert found[0].high == pytest.approx(3.1824 * 0.23570, abs=1e-4)
+    assert found[1].high == pytest.approx(1.9842 * 0.013865, abs=1e-4)
 
 
-def test_the_interval_covers_the_true_difference_about_as_often_as_it_says():
-    """400 experiments of 3 seeds and 60 questions, with chance in seeds, questions and both."""
+def test_few_questions_that_all_speak_for_one_side_are_not_certain():
+    three, many = ([{"t": [1.0] * units}] for units in (3, 50))
+    found = [difference(side, [{"t": [0.0] * len(side[0]["t"])}], {"t": "general"}) for side in (three, many)]
+    assert found[0].p > 0.05 and found[0].low < 0
+    assert found[1].p < 0.001 and found[1].low > 0.8
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 8])
+@pytest.mark.parametrize("spread", [0.05, 0.2])  # of seeds; the questions' own is 0.04
+def test_the_interval_covers_the_true_difference_about_as_often_as_it_says(seeds, spread):
+    """2,000 experiments of 60 questions, with chance in seeds, questions and both."""
     rng = np.random.default_rng(0)
     covered = 0
-    for _ in range(400):
-        seeds, questions = rng.normal(0, 0.05, (3, 1)), rng.normal(0, 0.3, (1, 60))
-        gaps = 0.1 + seeds + questions + rng.normal(0, 0.3, (3, 60))
-        found = difference([{"t": list(row)} for row in gaps], [{"t": [0.0] * 60}] * 3, {"t": "general"})
+    for _ in range(2000):
+        of_seeds, of_questions = rng.normal(0, spread, (seeds, 1)), rng.normal(0, 0.3, (1, 60))
+        gaps = 0.1 + of_seeds + of_questions + rng.normal(0, 0.3, (seeds, 60))
+        found = difference([{"t": list(row)} for row in gaps], [{"t": [0.0] * 60}] * seeds, {"t": "general"})
         covered += found.low <= 0.1 <= found.high
     assert (
-        0.93 <= covered / 400 <= 1.0
+        0.93 <= covered / 2000 <= 1.0
     )  # what both sources hold counts twice: rather too wide than too narrow
 
 

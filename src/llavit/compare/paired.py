@@ -8,8 +8,11 @@ is taken as the sum of both (crossed random effects; what both hold counts twice
 
 where the second term averages each unit over the seeds first. The 95 % interval and the two-sided p value come from
 Student's t, with degrees of freedom by Welch and Satterthwaite: few where seeds matter most or a task has few units,
-many where there are many questions.
+many where there are many questions. These degrees are too many where two or three seeds differ much and happen to lie
+close; so the interval is never narrower than Student's t over the seeds' differences alone, nor p smaller.
 With one seed the first term is unknown: the interval then covers questions only, and says so.
+Where all units differ alike, their spread cannot be seen. It is then taken with two more units in each task, one that
+speaks for either side (as Bonett and Price do for proportions, 2012), so that few questions never look certain.
 """
 
 from __future__ import annotations
@@ -17,7 +20,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -82,17 +84,14 @@ def difference(ours: Sequence[Points], theirs: Sequence[Points], families: Mappi
         if len(over_seeds) > 1:
             part = weight**2 * float(over_seeds.var(ddof=1)) / len(over_seeds)
             of_tasks.append((part, len(over_seeds) - 1))
-    of_units = sum(part for part, _ in of_tasks)
     mean = float(np.mean(rows))
-    of_seeds = float(np.var(rows, ddof=1)) / len(rows) if len(rows) > 1 else 0.0
-    variance = of_seeds + of_units
-    if variance == 0.0:
-        return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0, len(rows))
-    parts = [(of_seeds, len(rows) - 1)] * (len(rows) > 1) + of_tasks
-    freedom = variance**2 / sum(part**2 / count for part, count in parts)
-    error, law = math.sqrt(variance), _students_t(freedom)
-    half = float(law.ppf(0.5 + LEVEL / 2)) * error
-    return Difference(mean, mean - half, mean + half, float(2 * law.sf(abs(mean) / error)), len(rows))
+    of_seeds = [(float(np.var(rows, ddof=1)) / len(rows), len(rows) - 1)] if len(rows) > 1 else []
+    if not any(part for part, _ in of_seeds + of_tasks):
+        of_tasks = [_unseen_spread(per_unit[task], weight) for task, weight in weights.items()]
+    half, p = _interval(mean, of_seeds + of_tasks)
+    if of_seeds and of_seeds[0][0]:
+        half, p = map(max, (half, p), _interval(mean, of_seeds))
+    return Difference(mean, mean - half, mean + half, p, len(rows))
 
 
 def over_seeds(scores: Sequence[float]) -> Difference:
@@ -110,7 +109,7 @@ def over_seeds(scores: Sequence[float]) -> Difference:
     if len(scores) < 2:
         return Difference(mean, math.nan, math.nan, math.nan, len(scores))
     error = float(np.std(scores, ddof=1)) / math.sqrt(len(scores))
-    half = float(_students_t(len(scores) - 1).ppf(0.5 + LEVEL / 2)) * error
+    half = _students_t(len(scores) - 1) * error
     return Difference(mean, mean - half, mean + half, math.nan, len(scores))
 
 
@@ -133,17 +132,39 @@ def task_weights(families: Mapping[str, str]) -> dict[str, float]:
 def require_scipy() -> None:
     """Raise an ImportError that names the extra, if SciPy is not installed."""
     try:
-        import scipy.stats  # noqa: F401
+        import scipy.special  # noqa: F401
     except ImportError as error:
         raise ImportError("intervals of a comparison need SciPy: pip install 'llavit[compare]'") from error
 
 
-def _students_t(freedom: float) -> Any:
-    """Give Student's t."""
-    require_scipy()
-    from scipy import stats
+def _interval(mean: float, parts: Sequence[tuple[float, int]]) -> tuple[float, float]:
+    """Give half of the 95 % interval, and p, out of a variance's parts and the degrees of freedom of each."""
+    variance = sum(part for part, _ in parts)
+    freedom = variance**2 / sum(part**2 / count for part, count in parts)
+    error = math.sqrt(variance)
+    return _students_t(freedom) * error, _two_sided(mean / error, freedom)
 
-    return stats.t(freedom)
+
+def _unseen_spread(differences: np.ndarray, weight: float) -> tuple[float, int]:
+    """Give the variance that units which all differ alike may have, and its degrees of freedom."""
+    units = [*differences.mean(axis=0), 1.0, -1.0]
+    return weight**2 * float(np.var(units)) / len(units), max(1, len(units) - 3)
+
+
+def _students_t(freedom: float) -> float:
+    """Give Student's t at the upper end of the 95 % interval."""
+    require_scipy()
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.5 + LEVEL / 2))
+
+
+def _two_sided(t: float, freedom: float) -> float:
+    """Give the two-sided p value of a t."""
+    require_scipy()
+    from scipy.special import stdtr
+
+    return float(2 * stdtr(freedom, -abs(t)))
 
 
 def _units(task: str, side: Sequence[Points]) -> np.ndarray:
