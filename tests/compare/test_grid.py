@@ -175,6 +175,15 @@ def test_controls_change_what_they_say(grid):
     assert recipe_of(grid, "llavit-early-late").model.vision_feature_layer == (1, 2)
 
 
+def test_the_starter_grid_has_a_llava_whose_qkv_learn_as_fast_as_visual_ones(tmp_path):
+    made = cell_recipe(
+        load_grid("starter"), "llava-text-qkv-fast", "smollm2", "full", 0, data=tmp_path, llm_folder=None
+    )
+    assert not made.model.visual_qkv
+    for stage in made.stages:
+        assert stage.learning_rates.text_qkv == stage.learning_rates.visual_qkv > stage.learning_rates.llm
+
+
 def count(recipe, part):
     model = meta_model(model_config(recipe.model))
     return sum(parameter.numel() for parameter in parameters_by_part(model)[part].values())

@@ -139,6 +139,17 @@ def test_what_was_tried_on_val_only_is_shown_with_its_score(summary, there):
     assert '<td>tiny.full.llava-layer-1.0</td><td class="n">50.0</td>' in html(summary, there, {})
 
 
+def test_one_code_at_two_revisions_is_not_mixed(there, tmp_path):
+    other = type(there)(there.grid, there.output, type(there.results)(tmp_path), accept_code=True)
+    for cell, revision in zip(other.cells()[:2], ("abc", "abc-dirty"), strict=True):
+        made = record(other, cell)
+        made["environment"]["git revision"] = revision
+        other.results.write(cell, made)
+    assert [note for note in summarise(other).notes if "code" in note] == [
+        "code: made up (revision abc, abc-dirty)."
+    ]
+
+
 def test_answers_that_failed_are_named(there, tmp_path):
     other = type(there)(there.grid, there.output, type(there.results)(tmp_path), accept_code=True)
     cell = other.cells()[0]

@@ -260,8 +260,12 @@ def _notes(experiment: Experiment, used: Sequence[Record], unchecked: int) -> li
             f"UNCHECKED: the settings of {unchecked} cells could not be compared with the grid, as data or weights are "
             "not there."
         )
+    revisions: dict[str, dict[str, None]] = {}  # one code has several where other files changed
+    for record in used:
+        revision = str(record["environment"].get("git revision"))
+        revisions.setdefault(record["code"], {})[revision] = None
     for what, where in (
-        ("code", lambda r: f"{r['code']} (revision {r['environment'].get('git revision')})"),
+        ("code", lambda r: f"{r['code']} (revision {', '.join(revisions[r['code']])})"),
         ("torch", lambda r: r["environment"].get("torch")),
         ("transformers", lambda r: r["environment"].get("transformers")),
         ("computed in", lambda r: r["computed_in"]),
