@@ -155,8 +155,8 @@ def measure_knockouts(
     require([task.metric for task in tasks])
     tasks = [task if limit is None else task.first(limit) for task in tasks]
     blocks = standard_blocks(model.config.llm.num_hidden_layers) if blocks is None else blocks
-    for block in blocks:
-        chosen_layers(model, block.layers)  # a layer that there is not is told before anything is asked
+    for each in blocks:
+        chosen_layers(model, each.layers)  # a layer that there is not is told before anything is asked
     reasons = {block.name: reason for block in blocks if (reason := why_not(model, block))}
     conditions: dict[str, Block | None] = {WHOLE: None}
     conditions |= {block.name: block for block in blocks if block.name not in reasons} | {NO_IMAGE: None}

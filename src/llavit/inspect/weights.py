@@ -63,7 +63,7 @@ def watch_attention(
     chosen = frozenset(chosen_layers(model, layers))
     rows_q = torch.tensor(rows, dtype=torch.long)
     ours = {id(module) for module in model.model.language_model.modules()}
-    came = set()
+    came: set[int] = set()
 
     def record(
         base: Callable[..., Any], backend: str, module: Any, q: Any, k: Any, v: Any, mask: Any, **kwargs: Any
