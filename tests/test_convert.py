@@ -1,6 +1,8 @@
 """Checkpoints of LLaVA's own repository, against transformers' LLaVA with the same weights."""
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -9,14 +11,20 @@ from PIL import Image
 from transformers import (
     AutoModelForCausalLM,
     AutoProcessor,
+    CLIPImageProcessorPil,
     CLIPVisionModel,
+    LlamaTokenizer,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
 )
+from transformers.convert_slow_tokenizer import import_protobuf
+from transformers.image_utils import OPENAI_CLIP_MEAN
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from typer.testing import CliRunner
 
 from llavit import LlavitForConditionalGeneration, LlavitProcessor
+from llavit.card import collect_facts
 from llavit.cli import app
 from llavit.convert import convert_llava
 from llavit.loading import load_model
@@ -25,6 +33,10 @@ from llavit.train.run import train
 from tests.tiny import SIDE, save_parts, tokenizer
 
 WORDS = 259
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
 QUESTION = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}]
 
 
@@ -157,6 +169,8 @@ def test_a_tower_that_was_trained_comes_with_the_checkpoint(own, tmp_path):
     source = own.save(tmp_path / "own", own.text | own.projector | tower)
     tokenizer().save_pretrained(source)
     convert_llava(source, tmp_path / "new")
+    bases = {base.part: base.name for base in collect_facts(tmp_path / "new").bases}
+    assert bases == {"vision tower": own.vision.name}
     model = LlavitForConditionalGeneration.from_pretrained(tmp_path / "new")
     names = [name for name in model.model.vision_tower.state_dict() if name.endswith("q_proj.weight")]
     assert names
@@ -171,8 +185,15 @@ def test_a_projector_alone_takes_the_llm_that_it_names(own, tmp_path):
     assert_same_answers(own, tmp_path / "new")
 
 
-def test_adapters_are_merged_into_their_llm(own, tmp_path):
+@pytest.mark.parametrize("base", ["llm", "llava"])
+def test_adapters_are_merged_into_their_llm_or_their_llava(own, tmp_path, base):
+    """finetune_lora.sh starts from an LLM, finetune_task_lora.sh from a whole LLaVA."""
     peft = pytest.importorskip("peft", reason="adapters need peft")
+    named = own.llm
+    if base == "llava":
+        other = {name: tensor + 1 for name, tensor in own.projector.items()}  # the adapters' own counts
+        named = own.save(tmp_path / "llava", own.text | other | own.tower)
+        tokenizer().save_pretrained(named)
     lm = AutoModelForCausalLM.from_pretrained(own.llm)
     adapted = peft.get_peft_model(
         lm, peft.LoraConfig(r=2, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
@@ -184,7 +205,7 @@ def test_adapters_are_merged_into_their_llm(own, tmp_path):
     adapted.save_pretrained(tmp_path / "own")
     names = {f"base_model.model.{name}": tensor for name, tensor in own.projector.items()}
     source = own.save(tmp_path / "own", names, "non_lora_trainables.bin")
-    convert_llava(source, tmp_path / "new", llm=own.llm)
+    convert_llava(source, tmp_path / "new", llm=named)
 
     merged = adapted.merge_and_unload()
     merged.resize_token_embeddings(WORDS + 1, mean_resizing=False)
@@ -206,9 +227,32 @@ def test_images_are_padded_to_a_square_where_llava_did_so(own, tmp_path):
         for fit in ("pad", None)
     )
     assert padded.shape == cropped.shape == (3, SIDE, SIDE)
+    square = Image.new("RGB", (40, 40), tuple(int(255 * mean) for mean in OPENAI_CLIP_MEAN))
+    square.paste(wide, (0, 10))  # LLaVA's expand2square
+    clip = CLIPImageProcessorPil.from_pretrained(own.vision)
+    assert torch.equal(padded, clip(square, return_tensors="pt")["pixel_values"][0])
     assert padded[:, 0].abs().max() < 0.02  # the mean colour, which normalises to nothing
     assert cropped[0].min() > 1  # red throughout
     torch.testing.assert_close(padded[:, SIDE // 2], cropped[:, SIDE // 2])
+
+
+def test_a_tower_whose_images_are_not_cropped_keeps_their_size(own, tmp_path):
+    shutil.copytree(own.vision, tmp_path / "vision")
+    SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}).save_pretrained(tmp_path / "vision")
+    source = own.save(tmp_path / "own", own.projector, "mm_projector.bin")
+    convert_llava(source, tmp_path / "new", vision_tower=tmp_path / "vision")
+    wide = Image.new("RGB", (40, 20))
+    pixels = LlavitProcessor.from_pretrained(tmp_path / "new").pixel_values([wide])
+    assert pixels.shape == (1, 3, SIDE, SIDE)
+
+
+def test_an_answer_ends_in_every_way_that_the_checkpoint_states(own, tmp_path):
+    source = own.save(tmp_path / "own", own.text | own.projector)
+    tokenizer().save_pretrained(source)
+    stated = {"eos_token_id": [2, 7], "max_length": 4096, "temperature": 0.9, "top_p": 0.6}
+    (source / "generation_config.json").write_text(json.dumps(stated))
+    convert_llava(source, tmp_path / "new")
+    assert load_model(tmp_path / "new")[0].generation_config.eos_token_id == [2, 7]
 
 
 def test_the_conversation_is_llavas_where_the_tokenizer_has_none(own, tmp_path):
@@ -220,8 +264,85 @@ def test_the_conversation_is_llavas_where_the_tokenizer_has_none(own, tmp_path):
     shown = LlavitProcessor.from_pretrained(tmp_path / "new").apply_chat_template(
         QUESTION, add_generation_prompt=True
     )
-    assert shown.startswith("A chat between a curious user and an artificial intelligence assistant. The")
-    assert shown.endswith("answers to the user's questions. USER: <image>\nWhat? ASSISTANT:")
+    assert shown == f"{SYSTEM} USER: <image>\nWhat? ASSISTANT:"
+
+
+def llamas_tokenizer(legacy):
+    """A tokenizer of Llama's class with a token for each letter, as many as the LLM has."""
+    letters = [
+        "\u2581",
+        "U",
+        "S",
+        "E",
+        "R",
+        "\u2581U",
+        "\u2581A",
+        ":",
+        "?",
+        ".",
+        ",",
+        "'",
+        *"abcdefghijklmnopqrstuvwxyz",
+    ]
+    vocab = {token: index for index, token in enumerate(["<unk>", "<s>", "</s>", "<0x0A>", "\n", *letters])}
+    vocab |= {f"unused{index}": index for index in range(len(vocab), WORDS)}
+    merges = [("\u2581", "U"), ("\u2581", "A")]
+    vocab["A"] = vocab.pop("unused258")
+    return LlamaTokenizer(vocab=vocab, merges=merges, legacy=legacy, add_bos_token=True)
+
+
+@pytest.mark.parametrize(
+    ("parts", "legacy"),
+    [
+        ("<image>What is it?", False),
+        ("<image>What is it?", True),
+        ("<image><image><image>\nWhat?", False),
+        ("What is <image>", False),
+        ("<image>and <image>?", False),
+        ("What?", False),
+    ],
+)
+def test_the_tokens_around_an_image_are_llavas(own, tmp_path, parts, legacy):
+    """LLaVA tokenises piece by piece what is between images (`tokenizer_image_token`), each with a space before it."""
+    source = own.save(tmp_path / "own", own.text | own.projector)
+    words = llamas_tokenizer(legacy)
+    words.save_pretrained(source)
+    stated = json.loads((source / "tokenizer_config.json").read_text()) | {"legacy": legacy}
+    (source / "tokenizer_config.json").write_text(json.dumps(stated))
+    convert_llava(source, tmp_path / "new")
+    processor = LlavitProcessor.from_pretrained(tmp_path / "new")
+    content = [
+        {"type": "image"} if part == "<image>" else {"type": "text", "text": part}
+        for part in re.split("(<image>)", parts)
+        if part
+    ]
+    shown = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    got = processor.tokenizer(shown).input_ids
+
+    plain = parts.replace("<image>What", "<image>\nWhat").replace("<image>and", "<image>\nand")
+    wanted = [words.bos_token_id]
+    for index, piece in enumerate(f"{SYSTEM} USER: {plain} ASSISTANT:".split("<image>")):
+        tokens = words.encode(f" {piece}", add_special_tokens=False) if piece else []
+        wanted += [processor.image_token_id] * (index > 0) + tokens
+    assert got == wanted
+    assert ("<image> " in shown) == (not legacy and "<image>" in parts)
+
+
+def test_a_tokenizer_that_is_a_file_of_sentencepiece_alone_is_read(own, tmp_path):
+    """As liuhaotian/llava-v1.5-7b and lmsys/vicuna-7b-v1.5 have it."""
+    pytest.importorskip("sentencepiece", reason="an environment from before llavit depended on it")
+    written = import_protobuf().ModelProto()
+    kinds = {"<unk>": 2, "<s>": 3, "</s>": 3} | {f"<0x{byte:02X}>": 6 for byte in range(256)}
+    for piece, kind in kinds.items():
+        written.pieces.add(piece=piece, score=0, type=kind)
+    written.trainer_spec.model_type, written.trainer_spec.byte_fallback = 2, True
+    source = own.save(tmp_path / "own", own.text | own.projector)
+    (source / "tokenizer.model").write_bytes(written.SerializeToString())
+    stated = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "legacy": False}
+    (source / "tokenizer_config.json").write_text(json.dumps(stated))
+    convert_llava(source, tmp_path / "new")
+    ids = LlavitProcessor.from_pretrained(tmp_path / "new").tokenizer("A\n").input_ids
+    assert ids[0] == 1 and ids[-2:] == [3 + ord("A"), 3 + ord("\n")]
 
 
 @pytest.mark.parametrize(
@@ -232,6 +353,7 @@ def test_the_conversation_is_llavas_where_the_tokenizer_has_none(own, tmp_path):
         ({"mm_use_im_start_end": True}, "mm_use_im_start_end"),
         ({"image_aspect_ratio": "anyres"}, "several views"),
         ({"mm_patch_merge_type": "spatial_unpad"}, "several views"),
+        ({"s2": True}, "one scale"),
         ({"model_type": "llava_mpt"}, "got model_type 'llava_mpt'"),
         ({"text_config": {}}, "Hugging Face's format already"),
     ],
@@ -254,6 +376,16 @@ def test_weights_that_are_missing_are_named(own, tmp_path):
     source = own.save(tmp_path / "bare", own.text)
     tokenizer().save_pretrained(source)
     with pytest.raises(FileNotFoundError, match="there is no projector"):
+        convert_llava(source, tmp_path / "new")
+    (source / "pytorch_model.bin").unlink()
+    with pytest.raises(FileNotFoundError, match="bare: expected weights"):
+        convert_llava(source, tmp_path / "new")
+
+
+@pytest.mark.parametrize(("key", "argument"), [("_name_or_path", "llm"), ("mm_vision_tower", "vision_tower")])
+def test_a_part_that_is_named_by_a_path_of_another_machine(own, tmp_path, key, argument):
+    source = own.save(tmp_path / "own", own.projector, "mm_projector.bin", **{key: "./checkpoints/part"})
+    with pytest.raises(ValueError, match=f"{argument} './checkpoints/part'.*say with {argument} where it is"):
         convert_llava(source, tmp_path / "new")
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -25,13 +26,16 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PreTrainedConfig,
 )
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from llavit.folders import require_free, whole_folder
+from llavit.llava_prompt import conversation_v1, with_llavas_tokens
 from llavit.loading import require_source
 from llavit.model.build import build_llavit
 from llavit.model.modeling import LlavitForConditionalGeneration
@@ -78,8 +82,9 @@ def convert_llava(
 
     Raises:
         ValueError: not such a checkpoint, or one of a kind that is not read: several views of an image
-            (`anyres`, LLaVA-NeXT), another projector than the two-layer MLP, `mm_use_im_start_end`.
-        FileNotFoundError: it has no config.json or no weights.
+            (`anyres`, LLaVA-NeXT) or several scales (`s2`), another projector than the two-layer MLP,
+            `mm_use_im_start_end`; or it names an LLM or a vision tower by a path that is not there.
+        OSError: it has no config.json or no weights, or names an LLM or a vision tower that cannot be loaded.
         ImportError: adapters need peft.
 
     Example:
@@ -97,9 +102,10 @@ def convert_llava(
         lm, tokenizer, trained = _language_model(folder, stated, llm, dtype)
         say(f"{source}: loading the vision tower")
         tower, image_processor = _tower(
-            vision_tower or stated["mm_vision_tower"], stated, trained, dtype or lm.dtype
+            folder, vision_tower or stated["mm_vision_tower"], stated, trained, dtype or lm.dtype
         )
         say(f"{source}: putting it together")
+        template = chat_template or tokenizer.chat_template or conversation_v1()
         model, processor = build_llavit(
             tower,
             lm,
@@ -108,9 +114,10 @@ def convert_llava(
             bidirectional_visual_attention=False,
             tokenizer=tokenizer,
             image_processor=image_processor,
-            chat_template=chat_template or (None if tokenizer.chat_template else _conversation_v1()),
+            chat_template=template,
             dtype=dtype,
         )
+        processor = with_llavas_tokens(processor, template)
         model.model.multi_modal_projector.load_state_dict(_projector(trained, folder))
         say(f"{source}: writing")
         with whole_folder(output) as unfinished:
@@ -150,11 +157,13 @@ def _require_readable(folder: Path, stated: Mapping[str, Any]) -> None:
         "mm_projector_type": ("mlp2x_gelu", "the two-layer MLP of LLaVA-1.5"),
         "mm_vision_select_feature": ("patch", "the patches' features"),
         "mm_use_im_start_end": (False, "no tokens around an image"),
+        "s2": (False, "an image at one scale"),
     }
     defaults = {
         "mm_projector_type": "linear",
         "mm_vision_select_feature": "patch",
         "mm_use_im_start_end": False,
+        "s2": False,
     }
     for key, (value, meaning) in wanted.items():
         got = stated.get(key, defaults[key])
@@ -179,24 +188,63 @@ def _language_model(
     if (folder / LORA).is_file():
         return _adapted(folder, llm, dtype)
     if (folder / PROJECTOR).is_file() and not _weight_files(folder):
-        base = llm or stated.get("_name_or_path")
-        if not base:
-            raise ValueError(f"{folder}: a projector alone; expected llm, the LLM that it was trained with")
-        lm = AutoModelForCausalLM.from_pretrained(base, dtype=dtype or "auto")
-        return lm, AutoTokenizer.from_pretrained(base), _read(folder / PROJECTOR)
+        lm, tokenizer, trained = _base(folder, llm or stated.get("_name_or_path"), dtype)
+        return lm, tokenizer, trained | _read(folder / PROJECTOR)
     if llm is not None:
         raise ValueError(f"{folder} holds an LLM; llm={llm} is for adapters and projectors alone")
+    return _whole(folder, stated, dtype)
+
+
+def _whole(
+    folder: Path, stated: Mapping[str, Any], dtype: torch.dtype | None
+) -> tuple[Any, Any, dict[str, torch.Tensor]]:
     state: dict[str, torch.Tensor] = {}
     for path in _weight_files(folder):
         state |= _read(path)
+    if not state:
+        raise FileNotFoundError(
+            f"{folder}: expected weights (model*.safetensors, pytorch_model*.bin, {LORA} with {NON_LORA}, or "
+            f"{PROJECTOR}); there are none"
+        )
     own = {name: tensor for name, tensor in state.items() if not _is_ours(name)}
     config = AutoConfig.for_model(
         LLM_TYPES[stated["model_type"]],
         **{key: value for key, value in stated.items() if not _OF_LLAVA.match(key)},
     )
     lm = _filled(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, own, dtype, folder)
+    if (folder / "generation_config.json").is_file():  # Llama 3 and Qwen2 end an answer in several ways
+        lm.generation_config = GenerationConfig.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, config=config)
     return lm, tokenizer, {name: tensor for name, tensor in state.items() if _is_ours(name)}
+
+
+def _base(
+    folder: Path, named: str | Path | None, dtype: torch.dtype | None
+) -> tuple[Any, Any, dict[str, torch.Tensor]]:
+    """Load what adapters or a projector were trained on: an LLM, or a whole LLaVA (finetune_task_lora.sh)."""
+    if not named:
+        raise ValueError(f"{folder} does not name the LLM that it was trained with; expected llm")
+    with _found(folder, named, "llm"):
+        stated, _ = PreTrainedConfig.get_config_dict(named)
+        if "mm_vision_tower" not in stated:
+            lm = AutoModelForCausalLM.from_pretrained(named, dtype=dtype or "auto")
+            return lm, AutoTokenizer.from_pretrained(named), {}
+        whole = _local(named)
+    _require_readable(whole, stated)
+    return _whole(whole, stated, dtype)
+
+
+@contextmanager
+def _found(folder: Path, named: str | Path, argument: str) -> Iterator[None]:
+    """Say how to name a part: many checkpoints name a folder of the machine that they were trained on."""
+    try:
+        require_source(named)
+        yield
+    except (OSError, ValueError) as error:
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(
+            f"{folder}: {argument} {str(named)!r} cannot be loaded; say with {argument} where it is ({error})"
+        ) from error
 
 
 def _adapted(
@@ -205,10 +253,8 @@ def _adapted(
     from llavit.model.adapters import require_peft
 
     peft = require_peft()
-    base = llm or json.loads((folder / LORA).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not base:
-        raise ValueError(f"{folder}: adapters that do not name their LLM; expected llm")
-    lm = AutoModelForCausalLM.from_pretrained(base, dtype=dtype or "auto")
+    named = json.loads((folder / LORA).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    lm, tokenizer, before = _base(folder, llm or named, dtype)
     lm = peft.PeftModel.from_pretrained(lm, str(folder)).merge_and_unload(safe_merge=True)
     trained = _read(folder / NON_LORA)
     others = sorted(name for name in trained if not _is_ours(name))
@@ -216,11 +262,7 @@ def _adapted(
         missing = lm.load_state_dict({name: trained[name] for name in others}, strict=False).unexpected_keys
         if missing:
             raise ValueError(f"{folder / NON_LORA}: the LLM has no {', '.join(missing[:3])}")
-    return (
-        lm,
-        AutoTokenizer.from_pretrained(base),
-        {name: trained[name] for name in trained if _is_ours(name)},
-    )
+    return lm, tokenizer, before | {name: trained[name] for name in trained if _is_ours(name)}
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -250,6 +292,7 @@ def _is_ours(name: str) -> bool:
 def _filled(
     kind: Any, config: Any, state: dict[str, torch.Tensor], dtype: torch.dtype | None, folder: Path
 ) -> Any:
+    name = config._name_or_path
     model, info = kind.from_pretrained(
         None, config=config, state_dict=state, dtype=dtype or _dtype_of(state), output_loading_info=True
     )
@@ -258,6 +301,7 @@ def _filled(
         raise ValueError(
             f"{folder}: weights are missing or unknown: {len(wrong)}, first {', '.join(wrong[:3])}"
         )
+    model.config._name_or_path = name  # transformers wrote "None", which a model card would show as the base
     return model
 
 
@@ -266,21 +310,32 @@ def _dtype_of(state: Mapping[str, torch.Tensor]) -> torch.dtype:
 
 
 def _tower(
-    source: str | Path, stated: Mapping[str, Any], trained: Mapping[str, torch.Tensor], dtype: torch.dtype
-) -> Any:
+    folder: Path,
+    source: str | Path,
+    stated: Mapping[str, Any],
+    trained: Mapping[str, torch.Tensor],
+    dtype: torch.dtype,
+) -> tuple[Any, Any]:
     """Load the tower, with the checkpoint's own weights where it was trained, and what prepares its images."""
     prefix = "model.vision_tower.vision_tower."
     own = {name.removeprefix(prefix): tensor for name, tensor in trained.items() if name.startswith(prefix)}
-    tower = AutoModel.from_pretrained(source, dtype=dtype)
+    with _found(folder, source, "vision_tower"):
+        tower = AutoModel.from_pretrained(source, dtype=dtype)
+        prepares = AutoImageProcessor.from_pretrained(source, backend="pil")
     tower = getattr(tower, "vision_model", tower) if hasattr(tower, "text_model") else tower
     if own:
-        tower = _filled(MODEL_MAPPING[type(tower.config)], tower.config, own, dtype, Path(source))
-    prepares = AutoImageProcessor.from_pretrained(source, backend="pil")
+        tower = _filled(MODEL_MAPPING[type(tower.config)], tower.config, own, dtype, folder)
     if stated.get("image_aspect_ratio") != "pad":
         return tower, prepares
     known = prepares.to_dict()
     kept = ("size", "crop_size", "image_mean", "image_std", "rescale_factor", "resample")
-    return tower, LlavaImageProcessorPil(**{key: known[key] for key in kept if key in known}, do_pad=True)
+    return tower, LlavaImageProcessorPil(
+        **{key: known[key] for key in kept if key in known},
+        do_center_crop=known.get(
+            "do_center_crop", False
+        ),  # SigLIP's resizes to a square and cuts nothing off
+        do_pad=True,
+    )
 
 
 def _projector(trained: Mapping[str, torch.Tensor], folder: Path) -> dict[str, torch.Tensor]:
@@ -325,12 +380,3 @@ def _as_llavas(processor: LlavitProcessor) -> LlavaProcessor:
         image_token=processor.image_token,
         num_additional_image_tokens=processor.num_additional_image_tokens,
     )
-
-
-def _conversation_v1() -> str:
-    """Give LLaVA-1.5's conversation "v1", as the recipe states it that trains LLaVA-1.5."""
-    from llavit.train.recipe import load_recipe
-
-    template = load_recipe("llava15-llava-vicuna-7b").model.chat_template
-    assert template is not None
-    return template
