@@ -62,10 +62,8 @@ def _words(text: str) -> list[str]:
 
 def by_words(train: Sequence[Ask], test: Sequence[Ask], judge: Judge) -> float:
     """Score of naive Bayes over the words of a question; a choice is judged option by option, with its letter."""
-    if all(ask.options for ask in (*train, *test)):
-        answers = [_best_option(train, ask) for ask in test]
-    else:
-        answers = _best_answers(train, test)
+    options = all(ask.options for ask in (*train, *test))
+    answers = _best_options(train, test) if options else _best_answers(train, test)
     return sum(judge(answer, ask) for answer, ask in zip(answers, test, strict=True)) / len(test)
 
 
@@ -95,30 +93,28 @@ def _best_answers(train: Sequence[Ask], test: Sequence[Ask]) -> list[str]:
     return [best(ask) for ask in test]
 
 
-_TABLES: dict[int, tuple[Counter[str], Counter[str]]] = {}
-
-
 def _marks(ask: Ask, place: int) -> list[str]:
     assert ask.options is not None
     option = ask.options[place]
     return [f"={option}", f"@{place}", *(f"{option}/{word}" for word in _words(ask.text))]
 
 
-def _best_option(train: Sequence[Ask], ask: Ask) -> str:
-    """Letter of the option that was most often right beside such words."""
-    if id(train) not in _TABLES:
-        right: Counter[str] = Counter()
-        shown: Counter[str] = Counter()
-        for other in train:
-            for place in range(len(other.options or ())):
-                shown.update(_marks(other, place))
-                if "ABCDEFGHIJ"[place] == other.answer:
-                    right.update(_marks(other, place))
-        _TABLES[id(train)] = right, shown
-    right, shown = _TABLES[id(train)]
-    base = 1 / len(ask.options or ())
+def _best_options(train: Sequence[Ask], test: Sequence[Ask]) -> list[str]:
+    """Letters of the options that were most often right beside such words."""
+    right: Counter[str] = Counter()
+    shown: Counter[str] = Counter()
+    for ask in train:
+        for place in range(len(ask.options or ())):
+            shown.update(_marks(ask, place))
+            if "ABCDEFGHIJ"[place] == ask.answer:
+                right.update(_marks(ask, place))
 
-    def weight(place: int) -> float:
-        return sum(log((right[m] + 2 * base) / (shown[m] + 2)) for m in _marks(ask, place))
+    def best(ask: Ask) -> str:
+        base = 1 / len(ask.options or ())
 
-    return "ABCDEFGHIJ"[max(range(len(ask.options or ())), key=weight)]
+        def weight(place: int) -> float:
+            return sum(log((right[m] + 2 * base) / (shown[m] + 2)) for m in _marks(ask, place))
+
+        return "ABCDEFGHIJ"[max(range(len(ask.options or ())), key=weight)]
+
+    return [best(ask) for ask in test]

@@ -12,7 +12,7 @@ from llavit.starter.bench.registry import TASKS
 from llavit.starter.bench.task import rotations
 from llavit.starter.bench.wording import WORDING
 from llavit.starter.concepts import held_out
-from llavit.starter.kit import Ask, Sample
+from llavit.starter.kit import Ask, Sample, lettered
 from llavit.starter.phrases import DESCRIBE, HELD_OUT, PHRASES
 from tests.starter.bench.blind import JUDGES, assert_blind_is_at_chance, by_words
 from tests.starter.bench.samples import COMPOSED, assert_repeats, gallery, groups, question, samples
@@ -56,6 +56,13 @@ def test_the_reader_of_questions_finds_what_can_be_guessed():
         return [replace(a, answer="D") if i % 3 else a for i, a in enumerate(asks)]
 
     assert by_words(cornered(1), cornered(0), judge) > 0.25 + TOLERANCE
+
+
+def test_the_reader_of_questions_learns_each_task_anew():
+    train: list[Ask] = []
+    for right, wrong in (("dog", "cat"), ("cat", "dog")):
+        train[:] = [lettered("What is it?", pair, right) for pair in ((right, wrong), (wrong, right))] * 10
+        assert by_words(train, list(train), JUDGES["exact"]) == 1
 
 
 @pytest.mark.parametrize("name", [n for n in COMPOSED if TASKS[n].group == "pair"])
