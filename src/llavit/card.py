@@ -39,8 +39,8 @@ class Base:
 
     @property
     def hub(self) -> bool:
-        """Whether the name is an id on the hub."""
-        return _HUB_ID.fullmatch(self.name) is not None
+        """Whether the name is an id on the hub, and not a folder here."""
+        return _HUB_ID.fullmatch(self.name) is not None and not Path(self.name).exists()
 
 
 @dataclass
