@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
 
 from llavit import Engine, LlavitForConditionalGeneration
+from llavit.card import Base
 from llavit.cli import app
 from llavit.evaluate import evaluate, load_bench
 from llavit.export import export
@@ -213,3 +214,23 @@ def test_an_error_in_the_middle_leaves_nothing_and_an_empty_folder_is_taken(tmp_
     with whole_folder(tmp_path / "empty") as folder:
         (folder / "whole").write_text("all of it")
     assert [path.name for path in (tmp_path / "empty").iterdir()] == ["whole"]
+
+
+@pytest.mark.parametrize("name", ["link", "."])
+def test_an_empty_folder_that_must_stay_is_filled(tmp_path, monkeypatch, name):
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "volume")
+    monkeypatch.chdir(tmp_path / "volume")
+    with whole_folder("." if name == "." else tmp_path / name) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner/model").write_text("it")
+    assert (tmp_path / "volume/inner/model").read_text() == "it"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "volume"]
+
+
+def test_a_folder_is_no_id_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = Base("LLM", "parts/llm")
+    assert base.hub
+    (tmp_path / "parts/llm").mkdir(parents=True)
+    assert not base.hub

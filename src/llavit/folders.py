@@ -45,6 +45,17 @@ def whole_folder(output: str | Path) -> Iterator[Path]:
     try:
         unfinished.mkdir()
         yield unfinished
-        os.replace(unfinished, require_free(output))
+        _rename(unfinished, require_free(output))
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _rename(folder: Path, output: Path) -> None:
+    """Give a folder its name, or its content where the name is an empty folder that must stay: a mount, a link, `.`."""
+    try:
+        os.replace(folder, output)
+    except OSError:
+        if not output.is_dir() or any(output.iterdir()):
+            raise
+        for path in sorted(folder.iterdir()):
+            shutil.move(path, output / path.name)
