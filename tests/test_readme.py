@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,16 @@ def test_the_commands_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\S+)", "\n".join(blocks("bash")), re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_extras_exist():
+    known = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    installed = re.findall(
+        r"^pip install -e '\.\[([\w,]+)\]' # extras; more: ([\w, ]+)$", README, re.MULTILINE
+    )
+    assert installed
+    named = {*re.findall(r"extra `(\w+)`", README), *re.findall(r"\w+", " ".join(installed[0]))}
+    assert named <= known, named - known
 
 
 def test_every_linked_or_named_file_exists():
