@@ -256,3 +256,25 @@ def test_a_comparison_across_llms_that_saw_other_samples_is_refused(two_llms):
         ValueError, match=r"other\.full\.llava\.0 and tiny\.full\.llavit\.0 did not see the same"
     ):
         summarise(type(two_llms)(grid, two_llms.output, two_llms.results, accept_code=True))
+
+
+def test_results_of_another_decoder_from_scratch_are_not_taken_where_the_new_one_is_not_trained_yet(
+    tiny, tmp_path
+):
+    def opened(steps):
+        grid = save_grid(tiny, tmp_path, "corpus: {pretrain: 1, instruct: 1, val: 1, test: 1}\n")
+        text = grid.read_text()
+        start, end = text.index("llms:"), text.index("sizes:")
+        llms = f"llms:\n  tiny: {{scratch: {{width: 32, steps: {steps}}}}}\n"
+        grid.write_text(text[:start] + llms + text[end:])
+        return experiment(grid, tmp_path / "out", accept_code=True)
+
+    there = opened(3)
+    there.material.data.mkdir(parents=True)
+    for name, text in (("manifest", '{"complete": true}'), ("pretrain", "[]"), ("instruct", "[]")):
+        (there.material.data / f"{name}.json").write_text(text)
+    cell = there.cells()[0]
+    there.results.write(cell, record(there, cell))
+    assert there.find(cell).state == "done" and there.find(cell).checked
+    found = opened(4).find(cell)
+    assert found.state == "other settings" and "scratch " in " ".join(found.why)

@@ -51,9 +51,14 @@ class Material:
                 if self.grid.llms[llm].scratch is not None and not self.ready(llm):
                     self._train_llm(llm)
 
+    @property
+    def drawn(self) -> bool:
+        """Whether the corpus is there, if the grid builds one."""
+        return self.data is None or _is_whole(self.data)
+
     def ready(self, llm: str) -> bool:
         """Say whether all that cells with an LLM need is there."""
-        if self.data is not None and not _is_whole(self.data):
+        if not self.drawn:
             return False
         folder = self.llm(llm)
         return folder is None or folder.is_dir()

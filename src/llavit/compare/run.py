@@ -21,7 +21,7 @@ from llavit.compare.identity import cell_identity, code_fingerprint
 from llavit.compare.material import Material
 from llavit.compare.paired import require_scipy
 from llavit.compare.results import Found, Results
-from llavit.compare.variants import cell_recipe
+from llavit.compare.variants import cell_recipe, changes_of
 from llavit.train.recipe import Recipe
 from llavit.train.store import differences, write_text
 
@@ -136,7 +136,7 @@ class Experiment:
 
     def identity(self, cell: Cell) -> dict[str, Any] | None:
         """Collect a cell's settings; None where it waits for a choice, or data or weights are not there."""
-        if not self.material.ready(cell.llm):
+        if not self.material.drawn:
             return None
         try:
             winner = self.winner(cell)
@@ -144,6 +144,8 @@ class Experiment:
             return None
         if winner is None:
             return None
+        if "matched" in str(changes_of(self.grid, winner.variant)) and not self.material.ready(cell.llm):
+            return None  # its sizes are counted on the LLM
         try:
             return cell_identity(self.grid, self.recipe(winner), self.material.llm_digest(cell.llm))
         except (ImportError, FileNotFoundError):
