@@ -157,3 +157,17 @@ def test_the_full_edition_builds_twice_alike(tmp_path: Path):
     two = build_full_corpus(tmp_path / "two", workers=2, **sizes)
     assert hashes(one.root) == hashes(two.root) and one.fingerprint == two.fingerprint
     assert module.FULL_GENERATOR >= 1
+
+
+def test_a_title_with_an_exotic_line_break_stays_one_record(tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"seed": 0, "image_size": 112}}))
+    (tmp_path / ".chunks").mkdir()
+    record = {
+        "id": "0",
+        "conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "a\u2028b\x85"}],
+    }
+    chunk = module._chunk_file(tmp_path, "instruct", 0, 1)
+    chunk.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+    merged = module._merged(tmp_path, [("instruct", 0, 1)])
+    assert json.loads((tmp_path / "instruct.json").read_text(encoding="utf-8")) == [record]
+    assert merged["turns"] == 1

@@ -269,7 +269,8 @@ def _merged(root: Path, chunks: list[Chunk]) -> dict[str, Any]:
         lines: list[str] = []
         for chunk in chunks:
             if chunk[0] == name:
-                lines += _chunk_file(root, *chunk).read_text(encoding="utf-8").splitlines()
+                text = _chunk_file(root, *chunk).read_text(encoding="utf-8")
+                lines += text.removesuffix("\n").split("\n")  # splitlines would break a title at U+2028
         text = "[\n" + ",\n".join(lines) + "\n]\n"
         _write(root / f"{name}.json", text)
         hashes[f"{name}.json"] = hashlib.sha256(text.encode()).hexdigest()
