@@ -267,6 +267,28 @@ def test_the_conversation_is_llavas_where_the_tokenizer_has_none(own, tmp_path):
     assert shown == f"{SYSTEM} USER: <image>\nWhat? ASSISTANT:"
 
 
+def test_training_on_an_llm_with_llamas_tokenizer_reads_the_tokens_that_llava_reads(own, tmp_path, tiny):
+    shutil.copytree(own.llm, tmp_path / "llm")
+    for file in (tmp_path / "llm").glob("token*"):
+        file.unlink()
+    (tmp_path / "llm/chat_template.jinja").unlink(missing_ok=True)
+    llamas_tokenizer(legacy=False).save_pretrained(tmp_path / "llm")
+    recipe = tiny.recipe(f"model.llm={tmp_path / 'llm'}", "stages.0.steps=1", "stages.1.steps=1")
+    trained = train(recipe, output=tmp_path / "run", progress=False)
+    processor = LlavitProcessor.from_pretrained(trained)
+    shown = processor.apply_chat_template(QUESTION, add_generation_prompt=True)
+    assert shown == "USER: <image> \nWhat?\nASSISTANT:"
+
+    answer = {"role": "assistant", "content": "Us."}
+    seen = {"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (20, 20))}]}
+    caption = processor.encode([seen, answer], return_labels=True, style="plain")
+    behind = caption["image_ids"] < 0
+    wanted = processor.tokenizer.encode("Us.\n", add_special_tokens=False)
+    assert caption["input_ids"][behind].tolist()[-len(wanted) :] == wanted
+    assert caption["labels"][behind].tolist()[-len(wanted) :] == wanted
+    assert processor.tokenizer.convert_ids_to_tokens(wanted)[0] == "\u2581U"
+
+
 def llamas_tokenizer(legacy):
     """A tokenizer of Llama's class with a token for each letter, as many as the LLM has."""
     letters = [

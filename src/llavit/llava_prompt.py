@@ -7,9 +7,9 @@ piece only, unless they are told to be `legacy`. A space written after an image 
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
+from llavit.model.chat import handles_parts, space_after_image
 from llavit.model.processor import LlavitProcessor
 
 _SPACED = """{%- set spaced = namespace(messages=[]) -%}
@@ -33,10 +33,11 @@ def with_llavas_tokens(processor: LlavitProcessor, template: Any) -> LlavitProce
     Returns:
         the same processor where its tokens are LLaVA's already, or where a space would not make them so.
     """
-    ids = partial(processor.tokenizer.encode, add_special_tokens=False)
-    image = [processor.image_token_id]
-    plain, spaced = (ids(f"{processor.image_token}{space}\\nWhat?") for space in ("", " "))
-    if isinstance(template, str) and plain != image + ids("\\nWhat?") == spaced:
+    tokenizer, image_token = processor.tokenizer, processor.image_token
+    takes_text = isinstance(template, str) and not handles_parts(
+        template, image_token, **tokenizer.special_tokens_map
+    )
+    if takes_text and space_after_image(tokenizer, image_token, "\\nWhat?"):
         return processor.with_chat_template(_SPACED.replace("IMAGE", processor.image_token) + template)
     return processor
 

@@ -10,6 +10,7 @@ with the processor and works wherever transformers' do (vLLM, lmms-eval).
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
@@ -162,7 +163,37 @@ def _said(message: Message) -> str:
     return "".join(part.get("text", "") for part in _in_parts(message)["content"]).strip()
 
 
-def render_plain(processor: Any, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
+@lru_cache(maxsize=8)
+def space_after_image(tokenizer: Any, image_token: str, text: str = "What?") -> str:
+    """Return what stands between an image and a text, so that the text has the tokens that it has alone.
+
+    LLaVA tokenises the text between images by itself (`tokenizer_image_token`). Where a tokenizer writes a space before
+    a text, as SentencePiece's do, an image token before the text takes that space away; a space written there brings
+    it back.
+
+    Args:
+        tokenizer: knows the image token.
+        image_token: what stands for an image.
+        text: to try it on.
+
+    Returns:
+        " " or "".
+
+    Example:
+        ```python
+        assert space_after_image(AutoTokenizer.from_pretrained("lmsys/vicuna-7b-v1.5"), "<image>") == " "
+        ```
+    """
+    alone = tokenizer.encode(text, add_special_tokens=False)
+    joined, spaced = (
+        tokenizer.encode(f"{image_token}{space}{text}", add_special_tokens=False)[1:] for space in ("", " ")
+    )
+    return " " if joined != alone == spaced else ""
+
+
+def render_plain(
+    processor: Any, messages: Sequence[Message], space: str = ""
+) -> tuple[str, list[tuple[int, int]]]:
     """Render a captioned image as LLaVA pretrains on it: the images, the caption, a line break.
 
     What the user says is left out, and so are the chat template's marks: a stage that teaches the projector
@@ -171,6 +202,7 @@ def render_plain(processor: Any, messages: Sequence[Message]) -> tuple[str, list
     Args:
         processor: holds the image token.
         messages: the conversation.
+        space: what stands between an image and a caption (`space_after_image`).
 
     Returns:
         the text, and the (start, end) characters of each assistant turn with its line break.
@@ -190,6 +222,7 @@ def render_plain(processor: Any, messages: Sequence[Message]) -> tuple[str, list
         text += processor.image_token * sum(part["type"] == "image" for part in parts)
         if message["role"] == "assistant":
             said = "".join(part["text"] for part in parts if part["type"] == "text") + "\n"
+            text += space if text.endswith(processor.image_token) else ""
             spans.append((len(text), len(text) + len(said)))
             text += said
     return text, spans

@@ -7,7 +7,15 @@ import numpy as np
 import torch
 from transformers import LlavaProcessor
 
-from llavit.model.chat import Message, handles_parts, render, render_plain, render_with_spans, with_images
+from llavit.model.chat import (
+    Message,
+    handles_parts,
+    render,
+    render_plain,
+    render_with_spans,
+    space_after_image,
+    with_images,
+)
 from llavit.model.configuration import LlavitConfig
 from llavit.model.images import count_image_tokens, load_image, message_images, processed_size
 from llavit.model.masks import TEXT
@@ -186,7 +194,8 @@ class LlavitProcessor(LlavaProcessor):
         images = message_images(messages, name)
         try:
             if style == "plain":
-                text, spans = render_plain(self, messages)
+                space = space_after_image(self.tokenizer, self.image_token)
+                text, spans = render_plain(self, messages, space)
             elif return_labels:
                 text, spans = render_with_spans(self, messages)
             else:

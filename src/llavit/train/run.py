@@ -16,7 +16,9 @@ from transformers import TrainerCallback, set_seed
 from llavit import LlavitForConditionalGeneration, LlavitProcessor, build_llavit
 from llavit.data import Collator, ConversationDataset, SkipLog, Skipped
 from llavit.data.readers import Reader
+from llavit.llava_prompt import with_llavas_tokens
 from llavit.model.adapters import has_adapters, merge_adapters
+from llavit.model.chat import DEFAULT_CHAT_TEMPLATE
 from llavit.model.compat import recompute_activations
 from llavit.precision import resolve_attention, resolve_dtype, resolve_frozen_dtype
 from llavit.progress import quiet_transformers
@@ -246,7 +248,7 @@ def _start(spec: ModelSpec) -> tuple[Any, Any]:
         return model, processor
     assert spec.vision is not None and spec.llm is not None  # ModelSpec checked
     layers = spec.vision_feature_layer
-    return build_llavit(
+    model, processor = build_llavit(
         starter_part(spec.vision),
         starter_part(spec.llm),
         vision_feature_layer=layers if isinstance(layers, int) else list(layers),
@@ -259,6 +261,8 @@ def _start(spec: ModelSpec) -> tuple[Any, Any]:
         chat_template=spec.chat_template,
         dtype=torch.float32,
     )
+    template = spec.chat_template or processor.tokenizer.chat_template or DEFAULT_CHAT_TEMPLATE
+    return model, with_llavas_tokens(processor, template)
 
 
 def _ends(model: Any) -> list[int]:
