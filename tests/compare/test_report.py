@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llavit.compare.grid import Against
+from llavit.compare.pictures import pictures
 from llavit.compare.report import gain_rows, html, markdown, tables, write_reports
 from llavit.compare.summary import as_json, summarise
 
@@ -198,6 +199,16 @@ def test_files_are_written_and_pictures_are_pictures(there):
         "samples.png",
         "parameters.png",
     }
+
+
+def test_a_tenth_of_a_point_does_not_fill_a_picture(summary, there):
+    from dataclasses import replace
+
+    alike = replace(summary, lines=[line for line in summary.lines if line.variant == "llava"])
+    for name in ("samples", "parameters"):
+        figure, _ = pictures(alike, there)[name]
+        low, high = figure.axes[0].get_ylim()
+        assert high - low >= 10
 
 
 def test_variants_are_compared_across_llms_where_asked_for(there):

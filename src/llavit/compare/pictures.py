@@ -108,6 +108,7 @@ def _samples(summary: Summary, experiment: Experiment) -> Any:
             ylabel="val score, per cent",
             title=f"{key[0]}, {key[1]} (dotted: stage ends)",
         )
+        _keep_small_small(axis)
         axis.grid(alpha=0.25)
         _legend_beside(axis)
     figure.tight_layout()
@@ -145,10 +146,18 @@ def _parameters(summary: Summary, experiment: Experiment) -> Any:
         )
     sizes = ", ".join(dict.fromkeys(line.size for line in shown))
     axis.set(xlabel="parameters, million (tower included)", ylabel="test score, per cent", title=sizes)
+    _keep_small_small(axis)
     axis.grid(alpha=0.25)
     _legend_beside(axis)
     figure.tight_layout()
     return figure
+
+
+def _keep_small_small(axis: Any) -> None:
+    """Let scores span ten points or more: a tenth of a point must not look like a gain."""
+    low, high = axis.get_ylim()
+    more = max(0.0, 10.0 - (high - low)) / 2
+    axis.set_ylim(low - more, high + more)
 
 
 def _legend_beside(axis: Any) -> None:
