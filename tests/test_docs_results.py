@@ -1,0 +1,95 @@
+"""docs/results.md: its figures are those of the committed results, and it names all that was run."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+FOLDERS = ["results", "results/repeated"]
+
+
+def summary(folder):
+    return json.loads((ROOT / folder / "summary.json").read_text(encoding="utf-8"))
+
+
+def with_interval(one):
+    return f"{100 * one['gain']:+.1f} [{100 * one['ci95'][0]:+.1f}, {100 * one['ci95'][1]:+.1f}]".replace(
+        "-", "−"
+    )
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_comparison_is_in_the_table_with_its_interval(folder):
+    found = summary(folder)["comparisons"]
+    assert found
+    for one in found:
+        parts = [one, *(one["per_family"][family] for family in ("general", "vision_centric", "ocr_chart"))]
+        row = f"| {one['variant']} | {one['baseline']} | {len(one['seeds'])} | {100 * one['baseline_mean']:.1f} | "
+        row += f"{100 * one['mean']:.1f} | " + " | ".join(map(with_interval, parts)) + " |"
+        assert row in TEXT
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_summary_has_what_each_comparison_needs(folder):
+    keys = {"llm", "variant", "baseline", "seeds", "mean", "baseline_mean", "gain", "ci95", "per_family"}
+    for one in summary(folder)["comparisons"]:
+        assert keys <= set(one)
+    assert summary(folder)["not_run"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_what_was_tried_on_val_is_said(folder):
+    for one in summary(folder)["val_only"]:
+        assert re.search(rf"\| {re.escape(one['cell'])} \| {100 * one['val']:.1f} \|", TEXT)
+
+
+def test_each_cell_names_the_revision_and_machine_that_made_it():
+    cells = [path for folder in FOLDERS for path in (ROOT / folder / "cells").glob("*.json")]
+    assert cells
+    for path in cells:
+        environment = json.loads(path.read_text(encoding="utf-8"))["environment"]
+        assert re.match(r"[0-9a-f]{7}", environment["git revision"]) and environment["torch"]
+
+
+def losses(folder, variant):
+    path = ROOT / folder / f"cells/small.full.{variant}.0.json"
+    return json.loads(path.read_text(encoding="utf-8"))["losses"]["instruct"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "steps", "said"),
+    [
+        (
+            "results",
+            slice(-100, None),
+            "({} against {} over the last 100 steps, on pictures not seen before)",
+        ),
+        (
+            "results/repeated",
+            slice(260, 312),
+            "({} against {} in steps 260 to 312, on pictures not seen before)",
+        ),
+        ("results/repeated", slice(-100, None), "({} against {} over the last 100 steps)"),
+    ],
+)
+def test_losses_are_those_of_the_cells(folder, steps, said):
+    means = [sum(found) / len(found) for found in (losses(folder, v)[steps] for v in ("llavit", "llava"))]
+    assert said.format(*(f"{mean:.2f}" for mean in means)) in " ".join(TEXT.split())
+
+
+def test_what_was_learned_by_kind_is_in_the_table():
+    models = json.loads((ROOT / "results/learned-by-kind.json").read_text(encoding="utf-8"))["models"]
+    llava, llavit = (models[f"small.full.{variant}.0"] for variant in ("llava", "llavit"))
+    rows = re.findall(r"^\| ([\w.]+) \| (\d+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", TEXT, re.MULTILINE)
+    assert len(rows) == 7
+    for kind, *figures in rows:
+        shares = [f"{100 * model[kind]['right']:.0f}" for model in (llava, llavit)]
+        assert figures == [*shares, *(f"{model[kind]['loss']:.2f}" for model in (llava, llavit))]
+
+
+def test_files_that_it_links_are_there():
+    for target in re.findall(r"\]\((?!http)([^)#]+)", TEXT):
+        assert (ROOT / "docs" / target).exists(), target
