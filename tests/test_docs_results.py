@@ -80,6 +80,12 @@ def test_losses_are_those_of_the_cells(folder, steps, said):
     assert said.format(*(f"{mean:.2f}" for mean in means)) in " ".join(TEXT.split())
 
 
+def test_the_losses_of_each_half_are_those_of_the_cells():
+    means = [sum(losses("results", v)[-100:]) / 100 for v in ("local-global", "visual-qkv+bidirectional")]
+    said = "`local-global` ends at {:.2f} over the last 100 steps, and `visual-qkv+bidirectional` at {:.2f}"
+    assert said.format(*means) in " ".join(TEXT.split())
+
+
 def test_what_was_learned_by_kind_is_in_the_table():
     models = json.loads((ROOT / "results/learned-by-kind.json").read_text(encoding="utf-8"))["models"]
     llava, llavit = (models[f"small.full.{variant}.0"] for variant in ("llava", "llavit"))
