@@ -93,6 +93,7 @@ def save_models(parts: Parts, image_size: int, folder: Path) -> dict[str, str]:
     Returns:
         folders of "llavit", "llava_ours" and "llava". They are made again where the model's code has changed.
     """
+    from llavit.convert import llava_processor
     from llavit.model.build import __file__ as code
 
     sources = sorted(Path(code).parent.glob("*.py"))
@@ -137,21 +138,6 @@ def as_transformers_llava(model: Any) -> Any:
     llava.tie_weights()
     llava.generation_config = model.generation_config
     return llava
-
-
-def llava_processor(processor: Any) -> Any:
-    """Give transformers' own LlavaProcessor, with the image processor (PIL), tokenizer and template of ours."""
-    from transformers import LlavaProcessor
-
-    return LlavaProcessor(
-        processor.image_processor,
-        processor.tokenizer,
-        patch_size=processor.patch_size,
-        vision_feature_select_strategy=processor.vision_feature_select_strategy,
-        chat_template=processor.chat_template,
-        image_token=processor.image_token,
-        num_additional_image_tokens=processor.num_additional_image_tokens,
-    )
 
 
 class Batches:

@@ -122,7 +122,7 @@ def convert_llava(
         say(f"{source}: writing")
         with whole_folder(output) as unfinished:
             _as_llava(model).save_pretrained(unfinished)
-            _as_llavas(processor).save_pretrained(unfinished)
+            llava_processor(processor).save_pretrained(unfinished)
     return output
 
 
@@ -370,7 +370,8 @@ def _as_llava(model: LlavitForConditionalGeneration) -> LlavaForConditionalGener
     return plain
 
 
-def _as_llavas(processor: LlavitProcessor) -> LlavaProcessor:
+def llava_processor(processor: LlavitProcessor) -> LlavaProcessor:
+    """Give transformers' own processor, with the image processor, tokenizer and chat template of ours."""
     return LlavaProcessor(
         processor.image_processor,
         processor.tokenizer,
