@@ -58,6 +58,18 @@ def test_the_recipe_is_valid(tmp_path):
     assert [stage.name for stage in recipe.stages] == ["pretrain", "instruct"]
 
 
+def test_the_recipe_fits_on_the_machine_that_the_estimate_asks_about(tmp_path):
+    from llavit.train import load_recipe
+    from llavit.train.estimate import estimate
+
+    gpus, memory = re.findall(
+        r"^llavit estimate mine.yaml --gpus (\d+) --memory (\d+)", README, re.MULTILINE
+    )[0]
+    (tmp_path / "mine.yaml").write_text(blocks("yaml")[0])
+    for stage in estimate(load_recipe(tmp_path / "mine.yaml"), gpus=int(gpus)):
+        assert stage.peak < int(memory) * 1e9, stage
+
+
 def test_the_commands_exist():
     from typer.main import get_command
 
