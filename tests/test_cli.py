@@ -4,9 +4,10 @@ import sys
 
 import pytest
 import torch
+from typer.main import get_command
 from typer.testing import CliRunner
 
-from llavit import ask
+from llavit import __version__, ask
 from llavit.cli import app
 from llavit.train.stopping import EXIT_STATUS, Stopped
 
@@ -187,3 +188,17 @@ def test_ctrl_c_before_an_answer_has_begun_ends_the_question_and_not_the_convers
     written = []
     ask.converse(Interrupted(), ["What?", "And now?"], written.append)
     assert written == ["\n", "\n"]
+
+
+def test_the_version_is_shown():
+    shown = run("--version")
+    assert shown.exit_code == 0 and shown.stdout == f"llavit {__version__}\n"
+
+
+def test_every_argument_and_option_is_explained():
+    def silent(command, path):
+        for name, sub in getattr(command, "commands", {}).items():
+            yield from silent(sub, [*path, name])
+        yield from (f"{' '.join(path)}: {each.name}" for each in command.params if not each.help)
+
+    assert not list(silent(get_command(app), ["llavit"]))

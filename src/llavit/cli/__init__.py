@@ -1,4 +1,4 @@
-"""The command line. `main.py` has the app and the commands of everyday; the others have a file each."""
+"""The command line. `main.py` has the app and the everyday commands; the others have a file each."""
 
 from llavit.cli.main import app
 

@@ -15,7 +15,7 @@ class Dtype(StrEnum):
 
 
 class Compile(StrEnum):
-    """When the engine compiles its decode step."""
+    """When the engine compiles."""
 
     never = "never"
     auto = "auto"

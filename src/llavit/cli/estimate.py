@@ -38,7 +38,7 @@ def estimate(
     text_tokens: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Words of a usual sample, for the time; of a whole chat with --serving (1024)."
+            min=1, help="Text tokens of a usual sample, for the time; of a whole chat with --serving (1024)."
         ),
     ] = None,
     config_dir: Annotated[

@@ -18,7 +18,7 @@ inspect_app = typer.Typer(
     no_args_is_help=True,
 )
 
-Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help="Folders of models, or hub ids.")]
+Models = Annotated[list[str], typer.Argument(metavar="MODEL", help="Folders of models, or hub ids.")]
 ImageOption = Annotated[Path | None, typer.Option(help="An image file to look at.")]
 QuestionOption = Annotated[str, typer.Option(help="What is asked about the image.")]
 MessagesOption = Annotated[

@@ -16,6 +16,7 @@ import typer
 import llavit.cli.inspect_attention
 import llavit.cli.inspect_knockout
 import llavit.cli.inspect_probe  # noqa: F401  # their commands
+from llavit import __version__
 from llavit.cli.bench import bench_app
 from llavit.cli.compare import compare
 from llavit.cli.convert import convert
@@ -51,10 +52,20 @@ app.command()(serve)
 app.command()(web)
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"llavit {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _main(
     traceback: Annotated[
         bool, typer.Option("--traceback", help="Show where in the code an error arose.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
     show_traceback(traceback)
@@ -82,8 +93,16 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. stages.0.steps=3. Repeatable."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the run in the folder, if there is one.")] = True,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run; the recipe's `output`, else runs/NAME, if not given."),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            help="Go on with the run in the folder, if there is one; --no-resume refuses such a folder."
+        ),
+    ] = True,
 ) -> None:
     """Train a recipe's stages; the same command again resumes or reuses them."""
     from llavit.train import load_recipe
@@ -145,7 +164,7 @@ def merge(
 def ask(
     model: Annotated[str, typer.Argument(help="A model's folder, or its id on the hub.")],
     image: Annotated[Path, typer.Argument(help="An image file.")],
-    question: Annotated[str, typer.Argument()],
+    question: Annotated[str, typer.Argument(help="What to ask, in quotes.")],
     max_new_tokens: Annotated[int, typer.Option(help="Greatest length of the answer.")] = 256,
 ) -> None:
     """Ask one question about one image."""

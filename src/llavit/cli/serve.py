@@ -46,7 +46,12 @@ def serve(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU if there is one.")] = None,
     quantize: Annotated[str | None, typer.Option(help="int8 holds the LLM's weights in int8.")] = None,
     compile_: Annotated[
-        Compile, typer.Option("--compile", help="Compile the decode step.", show_choices=True)
+        Compile,
+        typer.Option(
+            "--compile",
+            help="auto compiles where that works: some minutes at each start on a CPU, then faster answers.",
+            show_choices=True,
+        ),
     ] = Compile.auto,
     revision: Annotated[str | None, typer.Option(help="Of a model on the hub.")] = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Requests answered together.")] = 16,

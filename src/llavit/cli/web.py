@@ -32,7 +32,12 @@ def web(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU if there is one.")] = None,
     quantize: Annotated[str | None, typer.Option(help="int8, or nothing.")] = None,
     compile_: Annotated[
-        Compile, typer.Option("--compile", help="Compile the decode step.", show_choices=True)
+        Compile,
+        typer.Option(
+            "--compile",
+            help="auto compiles where that works: some minutes at each start on a CPU, then faster answers.",
+            show_choices=True,
+        ),
     ] = Compile.auto,
     max_batch: Annotated[int, typer.Option(min=1, help="Questions answered together.")] = 8,
     max_queue: Annotated[int, typer.Option(min=1, help="Questions that may wait.")] = 32,
