@@ -1,4 +1,9 @@
-"""LLaViT: vision-language models in which the LLM is itself an extended vision transformer."""
+"""LLaViT: vision-language models in which the LLM is itself an extended vision transformer.
+
+Here is what builds, loads and asks a model. Recipes and training are in `llavit.train`, data in `llavit.data`, scores
+in `llavit.evaluate`, analyses in `llavit.inspect`, experiments in `llavit.compare`, servers in `llavit.serve`. After
+`import llavit`, transformers' Auto classes know LLaViT.
+"""
 
 import importlib
 import sys
