@@ -28,6 +28,7 @@ from llavit.model.configuration import LlavitConfig
 from llavit.model.documents import may_run_on_documents, run_on_documents
 from llavit.model.encoding import EncodesImages
 from llavit.model.families import family_of
+from llavit.model.loss import cross_entropy
 from llavit.model.masks import is_packed, require_block_masks, visual_attention_mask
 from llavit.model.pretrained import LlavitPreTrainedModel
 from llavit.model.projector import LlavitProjector
@@ -240,8 +241,9 @@ class LlavitForConditionalGeneration(EncodesImages, LlavitPreTrainedModel, Llava
             image_ids: see there.
             labels: (b, l), -100 where nothing is to be learned; gives `loss`.
             logits_to_keep: as in transformers.
-            supervised_logits_only: with labels, compute logits only where there is a label. Same loss;
-                `logits` is then None. Saves most of the memory of the head, whose vocabulary is large.
+            supervised_logits_only: with labels, compute logits only where there is a label, and the loss without
+                copies of them (`loss.py`). Same loss; `logits` is then None. Saves most of the memory of the head,
+                whose vocabulary is large.
             cache: as in `LlavitModel.forward`.
             **kwargs: `num_items_in_batch` divides the summed loss (the number of supervised tokens over all
                 micro-batches and processes); without it the loss is the mean.
@@ -265,13 +267,7 @@ class LlavitForConditionalGeneration(EncodesImages, LlavitPreTrainedModel, Llava
         targets_bl = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
         supervised = targets_bl != -100
         logits_kv = self.lm_head(outputs.last_hidden_state[supervised])
-        loss = self.loss_function(
-            logits=logits_kv,
-            labels=None,
-            shift_labels=targets_bl[supervised].to(logits_kv.device),
-            vocab_size=self.config.llm.vocab_size,
-            num_items_in_batch=num_items,
-        )
+        loss = cross_entropy(logits_kv, targets_bl[supervised].to(logits_kv.device), num_items)
         return LlavaCausalLMOutputWithPast(
             loss=loss,
             hidden_states=outputs.hidden_states,

@@ -26,6 +26,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from llavit.model.adapters import add_lora
 from llavit.model.compat import recompute_activations
 from llavit.model.configuration import LlavitConfig
+from llavit.model.loss import cross_entropy
 from llavit.model.modeling import LlavitForConditionalGeneration
 from llavit.model.routing import VisualRoute
 from llavit.precision import resolve_frozen_dtype
@@ -257,8 +258,6 @@ def _step(model: Any, config: LlavitConfig, batch: Batch, dtype: torch.dtype) ->
         hidden_kd = hidden_bld.flatten(0, 1).index_select(0, supervised_k)
         del embeds_bld, hidden_bld
         logits_kv = model.lm_head(hidden_kd)
-        loss = model.loss_function(
-            logits=logits_kv, labels=None, shift_labels=supervised_k, vocab_size=config.llm.vocab_size
-        )
+        loss = cross_entropy(logits_kv, supervised_k)
         del hidden_kd, logits_kv
     loss.backward()
