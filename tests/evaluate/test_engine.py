@@ -1,5 +1,7 @@
 """Batched answers and likelihoods against those of one question at a time, and against transformers' own decoding."""
 
+import weakref
+
 import pytest
 import torch
 from PIL import Image
@@ -132,6 +134,28 @@ def test_what_fails_in_the_model_is_found_and_the_rest_is_answered(asked):
     ]
     assert answers[4].error == "RuntimeError: out of memory"
     assert sum(counted) == len(items)
+
+
+def test_what_a_failed_run_held_is_let_go_before_the_rest_is_asked(asked):
+    """Out of memory, halves fit only if the keys and values of the whole are gone."""
+    model, processor, items = asked
+    asker = Asker(model, processor, batch_size=8)
+    generate, held = asker.engine.generate, []
+
+    class Memory:
+        """Stands for keys and values on the device."""
+
+    def failing(prompts, **more):
+        assert not any(memory() for memory in held)
+        if len(prompts) > 5:
+            taken = Memory()
+            held.append(weakref.ref(taken))
+            raise torch.OutOfMemoryError("out of memory")
+        return generate(prompts, **more)
+
+    asker.engine.generate = failing
+    answers = asker.generate(items, ["own"] * len(items), 3)
+    assert len(held) > 2 and all(answer.text is not None for answer in answers)
 
 
 @torch.inference_mode()

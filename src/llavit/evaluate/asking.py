@@ -166,14 +166,16 @@ class Asker:
         try:
             return run(prompts, count)
         except _BAD_RUN as error:
-            done(-counted)
-            for prompt, ids in zip(prompts, before, strict=True):
-                prompt.ids = ids
-            if len(prompts) == 1:
-                done(1)
-                return [Answer(None, f"{type(error).__name__}: {error}")]
-            half = len(prompts) // 2
-            return self._guarded(prompts[:half], run, done) + self._guarded(prompts[half:], run, done)
+            why = f"{type(error).__name__}: {error}"
+        # Not within `except`: there the error still holds what the failed run had on the device.
+        done(-counted)
+        for prompt, ids in zip(prompts, before, strict=True):
+            prompt.ids = ids
+        if len(prompts) == 1:
+            done(1)
+            return [Answer(None, why)]
+        half = len(prompts) // 2
+        return self._guarded(prompts[:half], run, done) + self._guarded(prompts[half:], run, done)
 
     def _prompt(self, item: Item, picture: Picture) -> Prompt:
         names: list[str] = []
