@@ -136,6 +136,43 @@ def test_what_fails_in_the_model_is_found_and_the_rest_is_answered(asked):
     assert sum(counted) == len(items)
 
 
+def test_a_tower_that_fails_over_a_batch_of_pictures_takes_them_one_by_one(asked):
+    model, processor, items = asked
+    asker = Asker(model, processor)
+    encode = asker._encode
+
+    def failing(images):
+        if len(images) > 1 or str(items[0].image) in images:
+            raise torch.OutOfMemoryError("out of memory")
+        return encode(images)
+
+    asker._encode = failing
+    answers = asker.generate(items, ["own"] * len(items), 3)
+    whole = Asker(model, processor).generate(items, ["own"] * len(items), 3)
+    for item, answer, right in zip(items, answers, whole, strict=True):
+        if item.image == items[0].image:
+            assert answer.text is None and answer.error == "OutOfMemoryError: out of memory"
+        else:
+            assert answer == right
+
+
+def test_no_more_features_are_kept_than_fit_and_answers_are_the_same(asked):
+    model, processor, items = asked
+    pictures = kinds(items)
+    one = Asker(model, processor)._encode([str(items[0].image)])[0]
+    asker = Asker(model, processor, kept_bytes=2 * one.nbytes + 1)
+    encode, kept = asker._encode, []
+
+    def encoding(images):
+        kept.append(len(asker._features) + len(images))
+        return encode(images)
+
+    asker._encode = encoding
+    for shown in (["own"] * len(items), pictures):
+        assert asker.generate(items, shown, 3) == Asker(model, processor).generate(items, shown, 3)
+    assert max(kept) == 2 and len(asker._features) <= 2
+
+
 def test_what_a_failed_run_held_is_let_go_before_the_rest_is_asked(asked):
     """Out of memory, halves fit only if the keys and values of the whole are gone."""
     model, processor, items = asked

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,15 @@ from llavit.data.features import image_digest
 from llavit.evaluate.engine import Engine, Prompt
 from llavit.evaluate.items import Item, Picture
 
+KEPT_BYTES = 2 << 30
+"""Of pictures' features that an `Asker` keeps on the device; a task with more is asked in parts."""
+
 _IMAGES = 32  # that go through the tower together
-_BAD_ITEM = (ValueError, OSError)
-_BAD_RUN = (RuntimeError, ValueError)
+_FAILS = (
+    RuntimeError,
+    ValueError,
+    OSError,
+)  # what counts as the failure of an item: no memory, no picture, ...
 
 
 @dataclass(frozen=True)
@@ -39,14 +45,18 @@ class Asker:
         model: a LLaViT or LLaVA model; the caller puts it into evaluation mode.
         processor: its processor.
         batch_size: questions that run together.
+        kept_bytes: most memory for the features of pictures; a picture goes through the tower once as long as all of a
+            task's fit.
 
     Example:
         asker = Asker(model.eval(), processor)
         answers = asker.generate(task.items, ["own"] * len(task.items), max_new_tokens=8)
     """
 
-    def __init__(self, model: Any, processor: Any, batch_size: int = 32):
+    def __init__(self, model: Any, processor: Any, batch_size: int = 32, kept_bytes: int = KEPT_BYTES):
         self.model, self.processor = model, processor
+        width = model.model.multi_modal_projector.linear_1.in_features
+        self._most = max(1, kept_bytes // (model.config.image_seq_length * width * model.dtype.itemsize))
         self.engine = Engine(model, processor.tokenizer.pad_token_id, batch_size)
         self._features: dict[str, torch.Tensor] = {}
 
@@ -123,8 +133,36 @@ class Asker:
         progress: Callable[[int], None] | None,
         apart: Callable[[Item], Any] = lambda item: None,
     ) -> list[Answer]:
-        """Answer items: equal prompts once, and what fails apart from the rest."""
+        """Answer items, as many together as the features of their pictures fit into memory."""
         done = progress or (lambda count: None)
+        answers: list[Answer] = []
+        for part in self._parts(items, pictures):
+            answers += self._ask_part(items[part], pictures[part], run, done, apart)
+        return answers
+
+    def _parts(self, items: Sequence[Item], pictures: Sequence[Picture]) -> Iterator[slice]:
+        """Cut items into stretches that show no more pictures than are kept, and make room for those of each."""
+        shown = [_shown(item, picture) for item, picture in zip(items, pictures, strict=True)]
+        start, inside = 0, set[str]()
+        for number, name in enumerate([*shown, None]):
+            last = number == len(shown)
+            if last or (name is not None and name not in inside and len(inside) == self._most):
+                if len(self._features.keys() | inside) > self._most:
+                    self._features = {name: self._features[name] for name in inside & self._features.keys()}
+                yield slice(start, number)
+                start, inside = number, set()
+            if name is not None:
+                inside.add(name)
+
+    def _ask_part(
+        self,
+        items: Sequence[Item],
+        pictures: Sequence[Picture],
+        run: Callable[[list[Prompt], Callable[[int], None]], list[Answer]],
+        done: Callable[[int], None],
+        apart: Callable[[Item], Any],
+    ) -> list[Answer]:
+        """Answer items: equal prompts once, and what fails apart from the rest."""
         self._look(items, pictures)
         answers: dict[int, Answer] = {}
         alike: dict[Any, list[int]] = {}
@@ -132,7 +170,7 @@ class Asker:
         for number, (item, picture) in enumerate(zip(items, pictures, strict=True)):
             try:
                 prompt = self._prompt(item, picture)
-            except _BAD_ITEM as error:
+            except _FAILS as error:
                 answers[number] = Answer(None, f"{type(error).__name__}: {error}")
                 continue
             key = (tuple(prompt.keys()), apart(item))
@@ -165,7 +203,7 @@ class Asker:
         before = [list(prompt.ids) for prompt in prompts]
         try:
             return run(prompts, count)
-        except _BAD_RUN as error:
+        except _FAILS as error:
             why = f"{type(error).__name__}: {error}"
         # Not within `except`: there the error still holds what the failed run had on the device.
         done(-counted)
@@ -199,18 +237,16 @@ class Asker:
         return self._features[name]
 
     def _look(self, items: Sequence[Item], pictures: Sequence[Picture]) -> None:
-        """Send the pictures that are files through the tower in batches; what cannot be read is met again later."""
+        """Send the pictures that are files through the tower in batches; what fails is met again later, alone."""
         shown = (
-            str(picture if picture != "own" else item.image)
-            for item, picture in zip(items, pictures, strict=True)
-            if item.image is not None and picture not in ("none", "blank")
+            _shown(item, picture) for item, picture in zip(items, pictures, strict=True) if picture != "blank"
         )
-        new = [path for path in dict.fromkeys(shown) if path not in self._features]
+        new = [path for path in dict.fromkeys(shown) if path is not None and path not in self._features]
         for start in range(0, len(new), _IMAGES):
             batch = new[start : start + _IMAGES]
             try:
                 self._features.update(zip(batch, self._encode(batch), strict=True))
-            except _BAD_ITEM:
+            except _FAILS:
                 continue
 
     @torch.inference_mode()
@@ -246,6 +282,13 @@ class Asker:
 
     def _ends_line(self, ids: list[int]) -> bool:
         return "\n" in self._text(ids).lstrip()
+
+
+def _shown(item: Item, picture: Picture) -> str | None:
+    """Name the picture that an item is asked with: its file, or of a grey one whose place it takes; None for none."""
+    if item.image is None or picture == "none":
+        return None
+    return f"grey {item.image}" if picture == "blank" else str(item.image if picture == "own" else picture)
 
 
 def _name(image: Any) -> str:
