@@ -173,6 +173,22 @@ def test_no_more_features_are_kept_than_fit_and_answers_are_the_same(asked):
     assert max(kept) == 2 and len(asker._features) <= 2
 
 
+def test_logits_that_are_no_numbers_are_a_failure_and_no_answer(asked):
+    """Else the likeliest of NaN is the first option, with nothing failed: float16 that overflows in one picture."""
+    model, processor, items = asked
+    asker = Asker(model, processor, batch_size=8)
+    asker.generate(items, ["own"] * len(items), 1)  # all pictures have been seen
+    asker._features[str(items[0].image)] = torch.full_like(asker._features[str(items[0].image)], torch.nan)
+    options = [("A", "B")] * len(items)
+    for answers in (
+        asker.generate(items, ["own"] * len(items), 3),
+        asker.choose(items, ["own"] * len(items), options),
+    ):
+        failed = [item.image for item, answer in zip(items, answers, strict=True) if answer.text is None]
+        assert failed == [items[0].image] * 5
+        assert "not numbers (NaN)" in answers[0].error
+
+
 def test_what_a_failed_run_held_is_let_go_before_the_rest_is_asked(asked):
     """Out of memory, halves fit only if the keys and values of the whole are gone."""
     model, processor, items = asked

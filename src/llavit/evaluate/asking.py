@@ -16,11 +16,8 @@ KEPT_BYTES = 2 << 30
 """Of pictures' features that an `Asker` keeps on the device; a task with more is asked in parts."""
 
 _IMAGES = 32  # that go through the tower together
-_FAILS = (
-    RuntimeError,
-    ValueError,
-    OSError,
-)  # what counts as the failure of an item: no memory, no picture, ...
+# What counts as the failure of an item: no memory, no picture, NaN, ...
+_FAILS = (RuntimeError, ValueError, OSError, FloatingPointError)
 
 
 @dataclass(frozen=True)

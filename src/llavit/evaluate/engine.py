@@ -16,6 +16,7 @@ Legend: n rows of a batch, l tokens of a stretch, v visual tokens of an image, f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,11 @@ import torch
 from llavit.model.compat import cache_argument, output_cache
 
 LEAST_SHARED = 256
+
+_NO_NUMBERS = (
+    "the model's logits are not numbers (NaN): its weights hold NaN, or its activations are too large for its dtype; "
+    "try bfloat16 or float32"
+)
 
 Progress = Callable[[int], None]
 """Called with the number of prompts just done."""
@@ -135,6 +141,9 @@ class Engine:
             max_new_tokens: greatest length of an answer.
             stop: says of the tokens so far that the answer is complete.
             progress: see `Progress`.
+
+        Raises:
+            FloatingPointError: logits are NaN.
         """
         answers: dict[int, list[int]] = {}
         for batch, state in self._prefilled(prompts):
@@ -158,6 +167,9 @@ class Engine:
             prompts: in any order and of any length.
             options: of each prompt, the tokens of each option, at least one.
             progress: see `Progress`.
+
+        Raises:
+            FloatingPointError: logits are NaN.
         """
         scores: dict[int, list[float]] = {}
         for batch, state in self._prefilled(prompts):
@@ -230,7 +242,10 @@ class Engine:
         for step in range(max_new_tokens):
             logits = state.logits
             logits[:, self.suppressed] = float("-inf")
-            chosen = logits.argmax(-1).tolist()
+            likeliest = logits.argmax(-1, keepdim=True)
+            if logits.gather(-1, likeliest).isnan().any():  # NaN is the greatest of all to argmax
+                raise FloatingPointError(_NO_NUMBERS)
+            chosen = likeliest[:, 0].tolist()
             going = []
             for row, (index, token) in enumerate(zip(active, chosen, strict=True)):
                 if token in self.ends:
@@ -274,6 +289,8 @@ class Engine:
             )
             for place, ((row, k), option) in enumerate(zip(part, tokens, strict=True)):
                 sums[row][k] += sum(float(foreseen[place, at, token]) for at, token in enumerate(option[1:]))
+        if any(math.isnan(total) for of_row in sums for total in of_row):
+            raise FloatingPointError(_NO_NUMBERS)
         return [
             [total / len(option) for total, option in zip(of_row, choices, strict=True)]
             for of_row, choices in zip(sums, options, strict=True)
