@@ -6,9 +6,11 @@ import pytest
 from PIL import Image
 
 from llavit.evaluate import (
+    BenchTask,
     Item,
     accuracy,
     answer_items,
+    evaluate,
     load_items,
     majority_answers,
     normalise,
@@ -62,6 +64,18 @@ def test_batched_answers_equal_those_one_at_a_time_with_and_without_image(tiny, 
         together = answer_items(model, processor, four, picture=picture, batch_size=4, max_new_tokens=5)
         alone = answer_items(model, processor, four, picture=picture, batch_size=1, max_new_tokens=5)
         assert together == alone
+
+
+def test_a_tower_that_is_not_trained_stays_in_evaluation_when_the_rest_is_asked_in_training(tiny, tmp_path):
+    model, processor = tiny.build()
+    model.train()
+    model.model.vision_tower.eval()
+    modes = [module.training for module in model.modules()]
+    answer_items(model, processor, items(tmp_path), max_new_tokens=1)
+    assert [module.training for module in model.modules()] == modes
+    (item,) = items(tmp_path)[:1]
+    evaluate(model, processor, [BenchTask("t@x-1", "t", "general", "exact", items=(item,))], baselines=())
+    assert [module.training for module in model.modules()] == modes
 
 
 def test_items_are_read_with_what_training_never_showed(tmp_path):

@@ -7,6 +7,7 @@ import torch
 
 from llavit.evaluate.asking import Asker
 from llavit.evaluate.items import Item, Picture
+from llavit.model.encoding import evaluating
 
 
 @torch.inference_mode()
@@ -25,7 +26,7 @@ def answer_items(
     A batched answer equals that of the item alone.
 
     Args:
-        model: a LLaViT or LLaVA model.
+        model: a LLaViT or LLaVA model; what of it is in training stays so.
         processor: its processor.
         items: the questions.
         picture: "blank" shows a grey picture in place of each, "none" leaves them out: the blind baselines.
@@ -36,8 +37,6 @@ def answer_items(
     Raises:
         ValueError: an item has no answer, for one because its picture cannot be read; names the item.
     """
-    was_training = model.training
-    model.eval()
     done = 0
 
     def count(more: int) -> None:
@@ -46,12 +45,10 @@ def answer_items(
         if progress:
             progress(done, len(items))
 
-    try:
+    with evaluating(model):
         answers = Asker(model, processor, batch_size).generate(
             items, [picture] * len(items), max_new_tokens, progress=count
         )
-    finally:
-        model.train(was_training)
     for item, answer in zip(items, answers, strict=True):
         if answer.text is None:
             raise ValueError(f"item {item.id} has no answer: {answer.error}")

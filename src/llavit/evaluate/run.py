@@ -16,6 +16,7 @@ from llavit.evaluate.items import Picture
 from llavit.evaluate.judge import require
 from llavit.evaluate.reading import LETTERS
 from llavit.evaluate.result import FORMAT, read_result, require_same, task_result, totals, write_result
+from llavit.model.encoding import evaluating
 
 Mode = Literal["generate", "likelihood"]
 
@@ -46,7 +47,7 @@ def evaluate(
     """Run tasks and return the result; with `output`, write it after each task, and go on with what lies there.
 
     Args:
-        model: a LLaViT or LLaVA model.
+        model: a LLaViT or LLaVA model; what of it is in training stays so.
         processor: its processor.
         tasks: of `load_bench`.
         mode: "generate" reads answers out of greedily decoded text; "likelihood" takes the likeliest of a task's
@@ -73,8 +74,6 @@ def evaluate(
         print(result["tasks"]["mini-pope@starter-1"]["score"])
     """
     check(tasks, mode, baselines)
-    was_training = model.training
-    model.eval()
     source = getattr(model.config, "_name_or_path", "") or ""
     settings = {
         "model": model_fingerprint(model, processor),
@@ -84,7 +83,7 @@ def evaluate(
         "dtype": str(model.dtype).removeprefix("torch."),
         "decoding": decoding(mode),
     }
-    try:
+    with evaluating(model):
         return run_tasks(
             Asker(model, processor, batch_size),
             tasks,
@@ -96,8 +95,6 @@ def evaluate(
             progress=progress,
             finished=finished,
         )
-    finally:
-        model.train(was_training)
 
 
 def run_tasks(
