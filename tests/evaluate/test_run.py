@@ -2,12 +2,15 @@
 
 import json
 import subprocess
+from dataclasses import replace
 
 import pytest
 import torch
 
 from llavit.evaluate import evaluate, load_bench, load_task, read_result
 from llavit.evaluate.baselines import majority_texts, shuffled_pictures
+from llavit.evaluate.bench import BenchTask
+from llavit.evaluate.result import without_predictions
 from llavit.evaluate.run import BASELINES
 from tests.evaluate.small_bench import save_bench
 
@@ -139,6 +142,43 @@ def test_another_model_or_other_items_do_not_go_on_with_a_run(model, tiny, bench
         evaluate(*model, load_bench(bench), output=output)
     output.write_text("[]")
     with pytest.raises(ValueError, match="no result file of this version"):
+        evaluate(*model, load_bench(bench), output=output)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metric": "anls"}, r"metric of short@small-1 \('exact' there, 'anls' now\)"),
+        ({"max_new_tokens": 9}, r"max_new_tokens of short@small-1 \(4 there, 9 now\)"),
+        ({"group": "pair"}, "group of short@small-1"),
+        ({"family": "anchor"}, "family of short@small-1"),
+    ],
+)
+def test_a_task_that_is_scored_in_another_way_now_does_not_go_on_with_a_run(
+    model, bench, tmp_path, result, change, message
+):
+    """The fingerprint is over items and pictures only; task.json may have changed beside them."""
+    output = tmp_path / "run.json"
+    output.write_text(json.dumps(result))
+    with pytest.raises(ValueError, match=message):
+        evaluate(*model, [replace(load_task(bench / "short"), **change)], output=output)
+
+
+def test_a_task_made_in_memory_does_not_go_on_with_other_items(model, bench, tmp_path):
+    (short,) = load_bench(bench, "short")
+    task = BenchTask("mine@1", "mine", "general", "exact", items=short.items[:3])
+    output = tmp_path / "run.json"
+    for _ in range(2):
+        evaluate(*model, [task], output=output, baselines=())
+    for items in (short.items[1:4], (replace(short.items[0], question="What?"), *short.items[1:3])):
+        with pytest.raises(ValueError, match="items of mine@1"):
+            evaluate(*model, [replace(task, items=items)], output=output, baselines=())
+
+
+def test_a_summary_is_no_run_to_go_on_with(model, bench, tmp_path, result):
+    output = tmp_path / "summary.json"
+    output.write_text(json.dumps(without_predictions(result)))
+    with pytest.raises(ValueError, match="is a summary without single predictions"):
         evaluate(*model, load_bench(bench), output=output)
 
 

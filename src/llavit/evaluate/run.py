@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from llavit.evaluate.asking import Answer, Asker
 from llavit.evaluate.baselines import BASELINES, majority_texts, shuffled_pictures
-from llavit.evaluate.bench import BenchTask
+from llavit.evaluate.bench import BenchTask, items_fingerprint
 from llavit.evaluate.environment import environment
 from llavit.evaluate.fingerprint import model_fingerprint
 from llavit.evaluate.items import Picture
@@ -22,6 +23,9 @@ Mode = Literal["generate", "likelihood"]
 
 CLOSED = 20
 """A task of metric "exact" with at most so many different answers is a closed one: likelihoods choose among them."""
+
+_FACTS = ("fingerprint", "family", "metric", "group", "max_new_tokens")
+"""What a task's result must share with the task to count as its own."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being asked, questions done, questions in all)."""
@@ -66,7 +70,7 @@ def evaluate(
 
     Raises:
         ValueError: unknown mode or baseline; two tasks of one id; `output` holds a run of another model or of other
-            settings, or of other items; a task of which every item failed.
+            settings, or of other items or another metric; a task of which every item failed.
         ImportError: a package that a metric needs is missing.
 
     Example:
@@ -123,6 +127,9 @@ def run_tasks(
         finished: see `Finished`.
     """
     mode, baselines, limit = settings["mode"], settings["baselines"], settings["limit"]
+    tasks = [
+        task if task.fingerprint else replace(task, fingerprint=items_fingerprint(task)) for task in tasks
+    ]
     chosen = [task if limit is None else task.first(limit) for task in tasks]
     result = _begun(output, settings, chosen) or {
         "format": FORMAT,
@@ -251,13 +258,22 @@ def _begun(
         return None
     found = read_result(output)
     require_same(found["settings"], settings, Path(output))
-    there = {key: task["fingerprint"] for key, task in found["tasks"].items()}
+    there = [task for task in tasks if task.id in found["tasks"]]
     require_same(
-        {f"items of {task.id}": there[task.id] for task in tasks if task.id in there},
-        {f"items of {task.id}": task.fingerprint for task in tasks if task.id in there},
+        {_of(fact, task): found["tasks"][task.id].get(fact) for task in there for fact in _FACTS},
+        {_of(fact, task): getattr(task, fact) for task in there for fact in _FACTS},
         Path(output),
     )
+    if not all("points" in task for task in found["tasks"].values()):
+        raise ValueError(
+            f"{output} is a summary without single predictions (`llavit table --summary`), with which no run goes on: "
+            "choose another --output"
+        )
     return found
+
+
+def _of(fact: str, task: BenchTask) -> str:
+    return f"{'items' if fact == 'fingerprint' else fact} of {task.id}"
 
 
 def _update(result: dict[str, Any], complete: bool) -> None:
