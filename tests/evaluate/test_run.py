@@ -182,6 +182,25 @@ def test_a_summary_is_no_run_to_go_on_with(model, bench, tmp_path, result):
         evaluate(*model, load_bench(bench), output=output)
 
 
+def test_two_processes_with_one_file_keep_the_tasks_of_both(model, bench, tmp_path):
+    output = tmp_path / "run.json"
+    run = {"output": output, "baselines": ()}
+    begun = []
+
+    def beside(*seen):
+        if not begun:  # as another process would, between this one's start and its first finished task
+            begun.append(seen)
+            evaluate(*model, load_bench(bench, "short"), **run)
+
+    evaluate(*model, load_bench(bench, "forms"), **run, progress=beside)
+    both = read_result(output)
+    assert set(both["tasks"]) == {"short@small-1", "forms@small-1"} and both["complete"]
+    assert both["mean"]["families"] == ["general", "ocr_chart"]
+    evaluate(
+        *model, load_bench(bench, "short,forms"), **run, progress=lambda *seen: pytest.fail("asked again")
+    )
+
+
 def test_likelihoods_choose_among_closed_answers_and_say_where_there_are_none(model, bench):
     found = evaluate(*model, load_bench(bench, "turned,pairs,short,forms"), mode="likelihood")["tasks"]
     assert found["forms@small-1"]["mode"].startswith("generate (no closed set")

@@ -171,13 +171,14 @@ def run_tasks(
             pass_seconds={key: round(value, 2) for key, value in pass_seconds.items()},
             items_per_second=round(passes * len(task.items) / seconds, 2),
         )
-        result["seconds"] = round(result["seconds"] + seconds, 2)
-        _update(result, complete=task is waiting[-1])
+        if output is not None:
+            _take_in(result, output)
+        _update(result, chosen)
         if output is not None:
             write_result(result, output)
         if finished:
             finished(task.id, result["tasks"][task.id])
-    _update(result, complete=True)
+    _update(result, chosen)
     if output is not None and not waiting:
         write_result(result, output)
     return result
@@ -276,10 +277,20 @@ def _of(fact: str, task: BenchTask) -> str:
     return f"{'items' if fact == 'fingerprint' else fact} of {task.id}"
 
 
-def _update(result: dict[str, Any], complete: bool) -> None:
+def _take_in(result: dict[str, Any], output: str | Path) -> None:
+    """Take in what another process has finished in the same file meanwhile, so that it is not written over."""
+    if Path(output).exists():
+        found = read_result(output)
+        require_same(found["settings"], result["settings"], Path(output))
+        result["tasks"] = {**found["tasks"], **result["tasks"]}
+
+
+def _update(result: dict[str, Any], chosen: Sequence[BenchTask]) -> None:
     """Set what is computed over all tasks, and keep the tasks last: they are long."""
     tasks = result.pop("tasks")
-    result.update({"complete": complete, **totals(tasks)})
+    seconds = round(sum(task["seconds"] for task in tasks.values()), 2)
+    complete = all(task.id in tasks for task in chosen)
+    result.update({"complete": complete, "seconds": seconds, **totals(tasks)})
     result["tasks"] = tasks
 
 
