@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from llavit.evaluate import evaluate, load_bench, load_task, read_result
+from llavit.evaluate.asking import Answer
 from llavit.evaluate.baselines import majority_texts, shuffled_pictures
 from llavit.evaluate.bench import BenchTask
-from llavit.evaluate.result import without_predictions
+from llavit.evaluate.result import task_result, without_predictions
 from llavit.evaluate.run import BASELINES
 from tests.evaluate.small_bench import save_bench
 
@@ -235,6 +236,14 @@ def test_one_picture_that_cannot_be_read_is_counted_and_all_of_them_are_an_error
         picture.write_bytes(b"no picture")
     with pytest.raises(ValueError, match="all 4 items failed, the first with ValueError"):
         evaluate(*model, [broken], baselines=[])
+
+
+def test_a_baseline_of_which_every_item_failed_is_an_error_and_no_score_of_nothing(bench):
+    """A device that is lost after the model's own answers."""
+    task = load_task(bench / "forms")
+    lost = [Answer(None, "RuntimeError: device lost")] * 4
+    with pytest.raises(ValueError, match="all 4 items of the baseline blind failed, the first with RuntimeE"):
+        task_result(task, {"model": [Answer("total")] * 4, "blind": lost})
 
 
 def test_shuffled_pictures_are_those_of_others_dealt_the_same_each_time(bench):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from llavit.evaluate import evaluate, load_bench, load_task
 from llavit.evaluate.chart import html_page, save_chart
-from llavit.evaluate.result import read_result, write_result
+from llavit.evaluate.result import read_result, without_predictions, write_result
 from llavit.evaluate.table import markdown, rows, titles
 from llavit.evaluate.task_page import task_page
 from tests.evaluate.small_bench import save_bench
@@ -85,6 +85,20 @@ def test_other_items_under_one_name_do_not_stand_in_one_row(results):
         rows([results[0], other])
 
 
+def test_another_metric_under_one_name_does_not_stand_in_one_row(results):
+    other = copy.deepcopy(results[1])
+    other["tasks"]["short@small-1"]["metric"] = "anls"
+    with pytest.raises(ValueError, match=r"short@small-1 has other scoring in m4.*: anls there, exact before"):
+        rows([results[0], other])
+
+
+def test_items_that_failed_in_a_baseline_stand_beside_its_score(results):
+    lossy = copy.deepcopy(results[0])
+    lossy["tasks"]["short@small-1"]["baselines"]["blind"]["failed"] = 7
+    assert "(7 failed)" not in markdown(results) and markdown([lossy]).count("(7 failed)") == 1
+    assert "7 failed" not in html_page(results) and html_page([lossy]).count("7 failed</small>") == 1
+
+
 def test_a_cut_run_says_so(results):
     cut = {**results[0], "complete": False, "settings": {**results[0]["settings"], "limit": 3}}
     text = markdown([cut])
@@ -132,6 +146,8 @@ def test_the_page_of_a_task_refuses_a_run_without_it_or_of_other_items(results, 
         task_page(task, results[1])
     with pytest.raises(ValueError, match="had other items"):
         task_page(replace(task, fingerprint="x"), results[0])
+    with pytest.raises(ValueError, match="m3 is a summary without single predictions"):
+        task_page(task, without_predictions(results[0]))
 
 
 def test_a_run_without_its_predictions_gives_the_same_table_and_is_small(results, tmp_path):

@@ -32,13 +32,14 @@ def task_result(task: BenchTask, asked: Asked, **facts: Any) -> dict[str, Any]:
         **facts: further entries, plain values.
 
     Raises:
-        ValueError: every answer of the model failed; gives the first reason.
+        ValueError: every answer of the model or of a baseline failed; gives the first reason.
     """
-    answers = asked["model"]
-    if all(answer.text is None for answer in answers):
-        raise ValueError(
-            f"task {task.id}: all {len(answers)} items failed, the first with {answers[0].error}"
-        )
+    for who, answers in asked.items():
+        if all(answer.text is None for answer in answers):
+            part = "" if who == "model" else f" of the baseline {who}"
+            raise ValueError(
+                f"task {task.id}: all {len(answers)} items{part} failed, the first with {answers[0].error}"
+            )
     marks = {name: judge(task, [answer.text for answer in given]) for name, given in asked.items()}
     units = {name: points(task, of_one) for name, of_one in marks.items()}
     return {

@@ -85,7 +85,7 @@ def rows(results: Sequence[Result]) -> list[Row]:
         results: of `read_result` or `evaluate`.
 
     Raises:
-        ValueError: two runs have other items under one task id, which cannot stand in one row.
+        ValueError: two runs have other items under one task id, or scored them in another way.
 
     Example:
         for row in rows([read_result("run.json")]):
@@ -95,8 +95,12 @@ def rows(results: Sequence[Result]) -> list[Row]:
     for result in results:
         for key, task in result["tasks"].items():
             first = tasks.setdefault(key, task)
-            if first["fingerprint"] != task["fingerprint"]:
-                raise ValueError(f"task {key} has other items in {result['name']} than in an earlier run")
+            for fact, what in (("fingerprint", "items"), ("metric", "scoring"), ("group", "groups")):
+                if first[fact] != task[fact]:
+                    raise ValueError(
+                        f"task {key} has other {what} in {result['name']} than in an earlier run, and cannot stand in "
+                        f"one row with it: {task[fact]} there, {first[fact]} before"
+                    )
     found: list[Row] = []
     families = [*FAMILIES, *sorted({task["family"] for task in tasks.values()} - set(FAMILIES))]
     for family in families:
@@ -217,7 +221,7 @@ def _markdown_cell(cell: Cell | None, who: str, strong: str) -> str:
     if cell is None:
         return "-"
     if who != "model":
-        return f"{strong}{cell}{strong}"
+        return f"{strong}{cell}{strong}" + (f" ({cell.failed} failed)" if cell.failed else "")
     lost = [
         f"{count} {what}" for what, count in (("failed", cell.failed), ("unparsed", cell.unparsed)) if count
     ]

@@ -23,7 +23,7 @@ def task_page(task: BenchTask, result: Mapping[str, Any] | None = None, count: i
         count: items shown, from the first; a group is shown whole.
 
     Raises:
-        ValueError: the run has not done this task, or had other items.
+        ValueError: the run has not done this task, had other items, or is a summary.
 
     Example:
         Path("mini-mme.html").write_text(task_page(load_task("runs/bench/mini-mme")))
@@ -79,4 +79,8 @@ def _predictions(task: BenchTask, result: Mapping[str, Any] | None) -> dict[str,
         raise ValueError(f"the run {result['name']} has no task {task.id}, but {sorted(result['tasks'])}")
     if found["fingerprint"] != task.fingerprint:
         raise ValueError(f"the run {result['name']} had other items of {task.id} than these")
+    if "predictions" not in found:
+        raise ValueError(
+            f"the run {result['name']} is a summary without single predictions; give the file of the run itself"
+        )
     return {row["id"]: row for row in found["predictions"]}
