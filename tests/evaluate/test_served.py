@@ -4,12 +4,15 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from llavit import Engine
 from llavit.cli import app
 from llavit.evaluate import ServedAsker, evaluate, evaluate_served, load_bench, read_result
+from llavit.evaluate.served import data_url
 from llavit.evaluate.table import markdown
+from llavit.model.images import load_image
 from tests.evaluate.small_bench import save_bench
 from tests.serve.http_parts import running
 
@@ -93,6 +96,28 @@ def test_a_server_that_goes_away_stops_the_run_and_is_no_wrong_answer(built, ben
         asker.client = asker.client.with_options(max_retries=0)
         with pytest.raises(ConnectionError, match="stopped answering"):
             asker.generate(task.items, ["own"] * len(task.items), 4)
+
+
+@pytest.mark.parametrize("change", [{"api_key": "revoked"}, {"model": "another"}])
+def test_a_server_that_no_longer_knows_key_or_model_stops_the_run_and_is_no_wrong_answer(
+    server, bench, change
+):
+    (task,) = load_bench(bench, "short")
+    asker = ServedAsker(f"{server.url}/v1", api_key="secret")
+    if "api_key" in change:
+        asker.client = asker.client.with_options(**change)
+    else:
+        asker.model = change["model"]
+    with pytest.raises(ConnectionError, match=r"status 40[14]"):
+        asker.generate(task.items, ["own"] * len(task.items), 4)
+
+
+def test_a_format_that_the_web_has_no_name_for_is_sent_as_png(tmp_path):
+    picture = Image.new("RGB", (4, 4), "red")
+    picture.save(tmp_path / "a.dds")
+    assert Image.open(tmp_path / "a.dds").format not in Image.MIME
+    url = data_url(str(tmp_path / "a.dds"))
+    assert url.startswith("data:image/png;base64,") and load_image(url).getpixel((0, 0)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize(

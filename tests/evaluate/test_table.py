@@ -88,7 +88,9 @@ def test_other_items_under_one_name_do_not_stand_in_one_row(results):
 def test_another_metric_under_one_name_does_not_stand_in_one_row(results):
     other = copy.deepcopy(results[1])
     other["tasks"]["short@small-1"]["metric"] = "anls"
-    with pytest.raises(ValueError, match=r"short@small-1 has other scoring in m4.*: anls there, exact before"):
+    with pytest.raises(
+        ValueError, match=r"short@small-1 has other scoring in m4.*: anls there, exact before"
+    ):
         rows([results[0], other])
 
 

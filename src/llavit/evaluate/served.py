@@ -21,8 +21,11 @@ from llavit.evaluate.bench import BenchTask
 from llavit.evaluate.fingerprint import SERVED
 from llavit.evaluate.items import Item, Picture
 from llavit.evaluate.run import Finished, Progress, check, decoding, run_tasks
+from llavit.model.images import to_rgb
 
 _TIMEOUT = 600.0
+_OF_THE_ITEM = (400, 413, 415, 422)
+"""Statuses by which a server refuses one question; any other is of no question's making."""
 
 
 class ServedAsker:
@@ -83,7 +86,7 @@ class ServedAsker:
         An item that the server refuses has the reason instead of a text.
 
         Raises:
-            ConnectionError: the server is gone, or keeps failing.
+            ConnectionError: the server is gone, keeps failing, or no longer knows the key or the model.
         """
         with ThreadPoolExecutor(self.requests) as pool:
             asked = [
@@ -117,7 +120,7 @@ class ServedAsker:
         except self.openai.APIConnectionError as error:
             raise ConnectionError(f"{self.url} stopped answering: {error.__cause__ or error}") from error
         except self.openai.APIStatusError as error:
-            if error.status_code == 429 or error.status_code >= 500:
+            if error.status_code not in _OF_THE_ITEM:
                 raise ConnectionError(f"{self.url}: status {error.status_code}: {error.message}") from error
             return Answer(None, f"status {error.status_code}: {error.message}")
         return Answer(first_line(made.choices[0].message.content or ""))
@@ -220,6 +223,8 @@ def data_url(image: Any) -> str:
         kind, data = "image/png", file.getvalue()
     else:
         with Image.open(image) as opened:
-            kind = Image.MIME[opened.format or ""]
+            kind = Image.MIME.get(opened.format or "")
+            if kind is None:  # a format that the web has no name for
+                return data_url(to_rgb(opened))
         data = Path(image).read_bytes()
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
