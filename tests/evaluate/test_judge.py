@@ -57,6 +57,21 @@ def test_relaxed_accuracy_takes_five_per_cent_and_no_more():
     assert marks("relaxed", [("Peru",)] * 2, ["peru", "Chile"]) == [(1, "answered"), (0, "answered")]
 
 
+def test_an_answer_that_merely_holds_a_number_is_compared_as_words():
+    """ChartQA's rule: a tolerance for answers that are numbers; "June 2019" is not within 5 % of "May 2019"."""
+    for right, wrong in (("May 2019", "June 2019"), ("Group 3", "Team 3"), ("18-29", "18"), ("Q3", "Q2")):
+        assert marks("relaxed", [(right,)] * 2, [f"{right}.", wrong]) == [(1, "answered"), (0, "answered")]
+    assert (
+        marks("relaxed", [("$1,250",), ("40 %",), ("-$4",), ("three",)], ["1200", "41", "-4", "3"])
+        == [(1, "answered")] * 4
+    )
+    assert marks("relaxed", [("12", ("a dozen",))] * 3, ["A dozen.", "12.1", "a score"]) == [
+        (1, "answered"),
+        (1, "answered"),
+        (0, "unparsed"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("right", "text", "score"),
     [

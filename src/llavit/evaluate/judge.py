@@ -22,7 +22,7 @@ from typing import Literal
 from llavit.evaluate.bench import BenchTask
 from llavit.evaluate.caption import cider_d, noun_recall
 from llavit.evaluate.items import Item
-from llavit.evaluate.reading import read_letter, read_number, read_yes_no
+from llavit.evaluate.reading import number_of, read_letter, read_number, read_yes_no
 from llavit.evaluate.score import is_right, normalise
 
 TOLERANCE = 0.05
@@ -115,13 +115,14 @@ def _exact(text: str, item: Item) -> Mark:
 
 
 def _relaxed(text: str, item: Item) -> Mark:
-    wanted = [number for right in (item.answer, *item.accepted) if (number := read_number(right)) is not None]
+    wanted = [number for right in (item.answer, *item.accepted) if (number := number_of(right)) is not None]
     if not wanted:
         return _exact(text, item)
     number = read_number(text)
-    if number is None:
-        return _mark(None, False)
-    return _mark(f"{number:g}", any(abs(number - right) <= TOLERANCE * abs(right) for right in wanted))
+    right = number is not None and any(abs(number - one) <= TOLERANCE * abs(one) for one in wanted)
+    if not right and is_right(text, item):  # an accepted answer in words: "a dozen"
+        return _exact(text, item)
+    return _mark(None if number is None else f"{number:g}", right)
 
 
 def _anls(text: str, item: Item) -> Mark:

@@ -20,6 +20,8 @@ _NEGATION = re.compile(r"\b(?:not|no|neither|none|never)\b|n't\b", re.I)
 _YES_NO_STATED = re.compile(r"\banswer\b(?:\s+is)?\s*[:=]?\s*[*_`\"'(]*(yes|no)\b(?!\s*(?:/|or\b))", re.I)
 _NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\w.])[-+−]?\.\d+")
 
+_MONEY = re.compile(r"(?<=[-+−])\s*[$€£¥]")  # between a sign and its number
+
 
 def read_letter(text: str, options: Sequence[str]) -> str | None:
     """Read which option an answer chooses.
@@ -101,15 +103,27 @@ def read_number(text: str) -> float | None:
     Signs of percent and money and units are left aside. None where there is no number, or more than one.
 
     Example:
-        >>> [read_number(text) for text in ("1,250", "about 12.5 %", "Three.", "$-4", "3 to 5", "none")]
+        >>> [read_number(text) for text in ("1,250", "about 12.5 %", "Three.", "-$4", "3 to 5", "none")]
         [1250.0, 12.5, 3.0, -4.0, None, None]
     """
-    found = _NUMBER.findall(text)
+    found = _NUMBER.findall(_MONEY.sub("", text))
     if not found:
         found = [word for word in normalise(text).split() if word.isdigit()]
     if len(found) != 1:
         return None
     return float(found[0].replace(",", "").replace("−", "-"))
+
+
+def number_of(answer: str) -> float | None:
+    """Return the number that an answer is, and not merely holds: with its signs of money and per cent, as a word too.
+
+    Example:
+        >>> [number_of(text) for text in ("1,250", "-3.5 %", "$40", "ten", "May 2019", "Q3", "18-29")]
+        [1250.0, -3.5, 40.0, 10.0, None, None, None]
+    """
+    bare = re.sub(r"[\s$€£¥%]", "", answer).rstrip(".")
+    whole = _NUMBER.fullmatch(bare) is not None or normalise(bare).isdecimal()
+    return read_number(answer) if whole else None
 
 
 def _named(text: str, options: Sequence[str]) -> set[str]:
