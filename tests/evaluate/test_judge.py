@@ -49,6 +49,26 @@ def test_an_accepted_answer_is_right():
     ]
 
 
+def test_numbers_keep_their_minus_and_thousands_may_have_commas():
+    texts = ["-4", "−4", "4", "-40"]
+    assert [score for score, _ in marks("exact", [("-4",)] * 4, texts)] == [1, 1, 0, 0]
+    assert [score for score, _ in marks("exact", [("1250",)] * 3, ["1,250", "1250.", "1,25"])] == [1, 1, 0]
+    alike = (
+        ("flip-flop", "flip flop"),
+        ("3-5", "3 5"),
+        ("covid-19", "covid 19"),
+        ("1, 2, 3", "1 2 3"),
+        ("3:05", "3 05"),
+    )
+    for right, text in alike:
+        assert marks("exact", [(right,)], [text]) == [(1, "answered")]
+
+
+def test_an_answer_of_punctuation_is_not_any_punctuation():
+    found = marks("exact", [("+",)] * 4, ["+", " +\n", "-", ""])
+    assert found == [(1, "answered"), (1, "answered"), (0, "unparsed"), (0, "unparsed")]
+
+
 def test_relaxed_accuracy_takes_five_per_cent_and_no_more():
     texts = ["100", "105", "95", "105.1", "94.9", "about 103 units"]
     assert [score for score, _ in marks("relaxed", [("100",)] * 6, texts)] == [1, 1, 1, 0, 0, 1]

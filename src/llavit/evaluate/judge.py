@@ -111,7 +111,8 @@ def _yes_no(text: str, item: Item) -> Mark:
 
 
 def _exact(text: str, item: Item) -> Mark:
-    return _mark(normalise(text) or None, is_right(text, item))
+    right = is_right(text, item)
+    return _mark(normalise(text) or (text.strip() if right else None), right)
 
 
 def _relaxed(text: str, item: Item) -> Mark:

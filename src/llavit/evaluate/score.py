@@ -1,5 +1,6 @@
 """Score short answers: normalise, compare, average by task, and set the baselines beside."""
 
+import re
 import string
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -10,19 +11,27 @@ from llavit.evaluate.items import Item
 _ARTICLES = {"a", "an", "the"}
 _DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 _NUMBERS = {word: str(number) for number, word in enumerate(_DIGITS)}
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_MINUS = re.compile(
+    r"(?<![\w)\]}.,])[-−](?=[$€£¥]?\.?\d)"
+)  # not the dash of "3-5", nor the hyphen of "covid-19"
+_SIGN = "\ue000"  # stands for the minus while punctuation is taken out: of private use, in no answer
 
 
 def normalise(answer: str) -> str:
     """Return an answer in the form in which it is compared.
 
-    Lower case, no punctuation, no articles (but in an answer of nothing else: the option "A"), single spaces, numbers
-    from zero to ten as digits.
+    Lower case, no punctuation (but the minus of a number), no articles (but in an answer of nothing else: the option
+    "A"), single spaces, numbers from zero to ten as digits, thousands without commas.
 
     Example:
-        >>> normalise("The Red  umbrella."), normalise("Three"), normalise("A.")
-        ('red umbrella', '3', 'a')
+        >>> normalise("The Red  umbrella."), normalise("Three"), normalise("A."), normalise("-1,250")
+        ('red umbrella', '3', 'a', '-1250')
     """
-    bare = answer.lower().translate(str.maketrans(string.punctuation, " " * len(string.punctuation))).split()
+    joined = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), answer.lower())
+    signed = _MINUS.sub(_SIGN, joined)
+    bare = signed.translate(str.maketrans(string.punctuation, " " * len(string.punctuation))).split()
+    bare = [word.replace(_SIGN, "-") for word in bare]
     return " ".join(_NUMBERS.get(word, word) for word in bare if word not in _ARTICLES) or " ".join(bare)
 
 
@@ -34,7 +43,11 @@ def is_right(answer: str, item: Item) -> bool:
         >>> is_right("A red one.", Item("1", Path("x.png"), "Which?", "red one", "colour"))
         True
     """
-    return normalise(answer) in {normalise(right) for right in (item.answer, *item.accepted)}
+    read = normalise(answer)
+    return any(
+        read == normalise(right) and (read != "" or answer.strip() == right.strip())  # "+" is not "-"
+        for right in (item.answer, *item.accepted)
+    )
 
 
 def majority_answers(items: Sequence[Item]) -> list[str]:
