@@ -1,12 +1,13 @@
 """The suite's table and results, as far as they need no lmms-eval; the rest is in test_end_to_end.py."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from llavit.evaluate.lmms.paper import PAPER
-from llavit.evaluate.lmms.suite import choose, folder_fingerprint, scores
+from llavit.evaluate.lmms.suite import _finished, _with_task_files, choose, folder_fingerprint, scores
 
 PAGE = Path(__file__).parents[3] / "docs" / "benchmarks" / "real.md"
 
@@ -61,5 +62,33 @@ def test_a_changed_model_has_another_fingerprint(tmp_path):
     before = folder_fingerprint(tmp_path)
     assert before == folder_fingerprint(tmp_path)
     (tmp_path / "config.json").write_text('{"a": 1}')
-    assert before != folder_fingerprint(tmp_path)
+    changed = folder_fingerprint(tmp_path)
+    assert before != changed
     assert folder_fingerprint("org/model") is None
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_model.safetensors").write_text("other adapters")
+    assert folder_fingerprint(tmp_path) != changed
+
+
+def test_results_beside_a_model_do_not_make_it_another_one(tmp_path):
+    """`llavit eval MODEL` writes MODEL/eval.json by default: a suite that was cut off still goes on."""
+    (tmp_path / "config.json").write_text("{}")
+    before = folder_fingerprint(tmp_path)
+    for name in ("eval.json", "eval-likelihood.json", "README.md"):
+        (tmp_path / name).write_text("{}")
+    assert folder_fingerprint(tmp_path) == before
+
+
+def test_a_task_of_ones_own_that_was_written_anew_is_not_taken_as_done(tmp_path):
+    (tmp_path / "tasks" / "mine").mkdir(parents=True)
+    (tmp_path / "tasks" / "mine" / "test.parquet").write_text("items")
+    (task,) = choose("paper", "mine", local=True)
+    settings = _with_task_files({"limit": None}, task, tmp_path / "tasks")
+    (tmp_path / "out" / "tasks").mkdir(parents=True)
+    (tmp_path / "out" / "tasks" / "mine.json").write_text(json.dumps({"settings": settings}))
+    assert _finished(tmp_path / "out", "mine", settings) is not None
+    (tmp_path / "tasks" / "mine" / "test.parquet").write_text("other items")
+    with pytest.raises(ValueError, match=r"other settings \(task_files\)"):
+        _finished(tmp_path / "out", "mine", _with_task_files({"limit": None}, task, tmp_path / "tasks"))
+    (pope,) = choose("paper", "pope", local=True)
+    assert _with_task_files({"limit": None}, pope, tmp_path / "tasks") == {"limit": None}

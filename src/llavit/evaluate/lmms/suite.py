@@ -22,6 +22,7 @@ from typing import Any
 from llavit.evaluate.environment import environment
 from llavit.evaluate.lmms.hub import hub_reachable, on_this_machine
 from llavit.evaluate.lmms.paper import SUITES, SuiteTask
+from llavit.model.adapters import ADAPTER
 
 FORMAT = 1
 """Raised when the JSON files mean something else."""
@@ -32,6 +33,9 @@ _COMMAND_LINE = {
     "process_with_media": False,
     "reasoning_tags": '[["<think>", "</think>"], ["<analysis>", "</analysis>"]]',
 }
+
+_BESIDE = ("eval*.json", "*.md", "*.log", "*.html", "*.png")
+"""Files in a model's folder that say nothing of the model."""
 
 
 def run_suite(
@@ -91,7 +95,8 @@ def run_suite(
     reachable: bool | None = None
     entries: dict[str, dict[str, Any]] = {}
     for task in wanted:
-        entry = _finished(folder, task.name, settings)
+        runner.settings = _with_task_files(settings, task, include_path)
+        entry = _finished(folder, task.name, runner.settings)
         if entry is None and task.dataset and not on_this_machine(task.dataset):
             reachable = hub_reachable() if reachable is None else reachable
             if not reachable:
@@ -138,7 +143,9 @@ def choose(suite: str, tasks: str | Sequence[str] = "all", *, local: bool = Fals
 
 
 def folder_fingerprint(model: str | Path) -> str | None:
-    """Return the sha256 over names and contents of a model folder's files; None for a hub id, which names its own.
+    """Return the sha256 over what a model folder holds, adapters included; None for a hub id, which names its own.
+
+    What is written beside a model and says nothing of it, results of `llavit eval` and pages of text, does not count.
 
     Args:
         model: a folder or a hub id.
@@ -146,10 +153,17 @@ def folder_fingerprint(model: str | Path) -> str | None:
     folder = Path(model)
     if not folder.is_dir():
         return None
+    files = [path for pattern in ("*", f"{ADAPTER}/*") for path in folder.glob(pattern) if path.is_file()]
+    counted = (path for path in files if not any(path.match(pattern) for pattern in _BESIDE))
+    return _digest(sorted(counted), folder)
+
+
+def _digest(files: Sequence[Path], folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+    for path in files:
         with open(path, "rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.relative_to(folder)} {content}\n".encode())
     return digest.hexdigest()
 
 
@@ -274,6 +288,16 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _with_task_files(
+    settings: dict[str, Any], task: SuiteTask, include_path: str | Path | None
+) -> dict[str, Any]:
+    """Add what the files of a user's own task hold to the settings: written anew, it is another task of that name."""
+    if task.dataset or include_path is None:
+        return settings
+    own = Path(include_path) / task.name
+    return {**settings, "task_files": _digest(sorted(path for path in own.rglob("*") if path.is_file()), own)}
+
+
 def _finished(folder: Path, task: str, settings: dict[str, Any]) -> dict[str, Any] | None:
     try:
         entry = json.loads((folder / "tasks" / f"{task}.json").read_text(encoding="utf-8"))
@@ -281,7 +305,11 @@ def _finished(folder: Path, task: str, settings: dict[str, Any]) -> dict[str, An
         return None
     if entry["settings"] == settings:
         return entry
-    differs = sorted(key for key in settings if entry["settings"].get(key) != settings[key])
+    differs = sorted(
+        key
+        for key in settings.keys() | entry["settings"].keys()
+        if entry["settings"].get(key) != settings.get(key)
+    )
     raise ValueError(
         f"{folder} holds results of {task} with other settings ({', '.join(differs)}); choose another output folder, "
         "or delete this one"
