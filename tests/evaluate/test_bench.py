@@ -83,6 +83,34 @@ def test_a_task_that_states_what_nobody_knows_is_refused(folder, change, message
         load_task(folder / "short")
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (
+            "turned",
+            {"answer": "red"},
+            r"item turned-0: expected an answer to choice out of \['A', .*got 'red'",
+        ),
+        ("turned", {"answer": "a"}, "got 'a'"),
+        ("turned", {"options": None}, r"out of \[\], got 'A' with options None"),
+        (
+            "pairs",
+            {"answer": "true"},
+            r"item pairs-0: expected an answer to yes_no out of \['yes', 'no'\], got 'true'",
+        ),
+        ("short", {"image": ...}, r"line 1: the fields \['image'\] are missing"),
+    ],
+)
+def test_an_item_that_no_answer_can_be_right_for_is_refused(folder, name, change, message):
+    """Else all answers to it score 0, as "answered" or "unparsed"."""
+    path = folder / name / "items.jsonl"
+    first, *others = path.read_text().splitlines()
+    row = {key: value for key, value in {**json.loads(first), **change}.items() if value is not ...}
+    path.write_text("\n".join([json.dumps(row), *others]) + "\n")
+    with pytest.raises(ValueError, match=message):
+        load_task(folder / name, check=name == "short")  # a field is missed before files are compared
+
+
 def test_a_line_separator_within_a_question_ends_no_row(folder):
     about = json.loads((folder / "short/task.json").read_text())
     rows = [json.loads(line) for line in (folder / "short/items.jsonl").read_text().splitlines()]

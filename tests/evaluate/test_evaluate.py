@@ -90,6 +90,8 @@ def test_items_are_read_with_what_training_never_showed(tmp_path):
     (tmp_path / "test.json").write_text(json.dumps([record]))
     (item,) = load_items(tmp_path / "test.json")
     assert item.answer == "3" and item.image == tmp_path / "a.png" and item.unseen == {"concept"}
+    (tmp_path / "test.json").write_text(json.dumps([{**record, "image": None}]))
+    assert load_items(tmp_path / "test.json")[0].image is None
     (tmp_path / "test.json").write_text(json.dumps([{"id": "a"}]))
     with pytest.raises(
         ValueError, match=r"record 0: expected the fields \['answer', 'image', 'question', 'task'\]"

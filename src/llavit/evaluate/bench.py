@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from llavit.evaluate.items import Item, load_items
+from llavit.evaluate.reading import LETTERS
+from llavit.evaluate.score import normalise
 
 FAMILIES = ("general", "knowledge", "ocr_chart", "vision_centric")
 """The families of which the mean is taken; tasks of any other ("anchor") stand beside it."""
@@ -73,6 +75,22 @@ class BenchTask:
         if len(set(ids)) != len(ids):
             twice = next(name for name in ids if ids.count(name) > 1)
             raise ValueError(f"task {self.id}: item id {twice!r} occurs more than once")
+        for item in self.items:
+            self._require_answerable(item)
+
+    def _require_answerable(self, item: Item) -> None:
+        """Check that the metric can find an item right: else each answer to it would score 0, and nothing say why."""
+        if self.metric == "choice":
+            answer, expected = item.answer, list(LETTERS[: len(item.options or ())])
+        elif self.metric == "yes_no":
+            answer, expected = normalise(item.answer), ["yes", "no"]
+        else:
+            return
+        if answer not in expected:
+            raise ValueError(
+                f"task {self.id}, item {item.id}: expected an answer to {self.metric} out of {expected}, got "
+                f"{item.answer!r}" + (f" with options {item.options}" if self.metric == "choice" else "")
+            )
 
     def units(self) -> list[list[int]]:
         """Return the positions of the items that count together, each a unit: single items, or groups."""
@@ -117,6 +135,7 @@ def load_task(folder: str | Path, *, check: bool = True) -> BenchTask:
     missing = {"id", "name", "family", "metric", "fingerprint"} - about.keys()
     if missing:
         raise ValueError(f"{folder / 'task.json'}: the fields {sorted(missing)} are missing")
+    items = tuple(_items(text, folder, about["name"]))
     if check:
         found = bench_fingerprint(folder, text)
         if found != about["fingerprint"]:
@@ -127,7 +146,7 @@ def load_task(folder: str | Path, *, check: bool = True) -> BenchTask:
     known = ("id", "name", "family", "metric", "group", "chance", "max_new_tokens", "about", "fingerprint")
     return BenchTask(
         **{key: about[key] for key in known if key in about},
-        items=tuple(_items(text, folder, about["name"])),
+        items=items,
         folder=folder,
         made={key: value for key, value in about.items() if key not in known},
     )

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from llavit.model.images import open_image
+
 Picture = Literal["own", "blank", "none"] | Path
 """What a question is asked with: its picture, a grey one of the same size, none at all, or another picture."""
 
@@ -48,13 +50,12 @@ class Item:
             return [{"role": "user", "content": [text]}]
         image: Any = str(picture if isinstance(picture, Path) else self.image)
         if picture == "blank":
-            with Image.open(self.image) as own:
-                image = Image.new("RGB", own.size, _GREY)
+            image = Image.new("RGB", open_image(self.image, self.id).size, _GREY)
         return [{"role": "user", "content": [{"type": "image", "image": image}, text]}]
 
 
 def load_items(path: str | Path) -> list[Item]:
-    """Read items from the starter's `test.json` or `val.json`; pictures lie beside the file.
+    """Read items from the starter's `test.json` or `val.json`; pictures lie beside the file, null is none.
 
     Raises:
         ValueError: if a record lacks a field; names the record and the field.
@@ -70,7 +71,7 @@ def load_items(path: str | Path) -> list[Item]:
         items.append(
             Item(
                 id=record["id"],
-                image=path.parent / record["image"],
+                image=None if record["image"] is None else path.parent / record["image"],
                 question=record["question"],
                 answer=str(record["answer"]),
                 task=record["task"],
