@@ -103,6 +103,14 @@ def test_options_that_are_letters_are_read_as_letters():
     )
 
 
+def test_the_ninth_option_is_told_from_the_pronoun():
+    nine = tuple(f"thing {number}" for number in range(9))
+    for text in ("I", "Answer: I", "The answer is I.", "It must be option I"):
+        assert read_letter(text, nine) == "I"
+    assert read_letter("I think B", nine) == "B" == read_letter("It must be B, I believe", nine)
+    assert read_letter("Answer: I", nine[:8]) is None
+
+
 def test_options_of_equal_text_are_ambiguous():
     assert read_letter("3", ("three", "3", "4", "5")) is None
     assert read_letter("4", ("three", "3", "4", "5")) == "C"

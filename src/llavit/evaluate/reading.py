@@ -57,7 +57,7 @@ def read_letter(text: str, options: Sequence[str]) -> str | None:
     if len(bare) == 1 and bare.isalpha():
         return bare.upper() if bare.upper() in letters else None
     named = _named(text, options)
-    stated = {found[1].upper() for found in _STATED.finditer(text) if not _article_at(text, found)}
+    stated = {found[1].upper() for found in _STATED.finditer(text) if not _article_at(text, found, letters)}
     if stated:
         return _only(stated, named, letters)
     if head := _HEAD.match(text):
@@ -72,7 +72,7 @@ def read_letter(text: str, options: Sequence[str]) -> str | None:
         return equal.pop() if len(equal) == 1 else None
     if _NEGATION.search(text):
         return None
-    alone = {found[1] for found in _ALONE.finditer(text) if not _article_at(text, found)}
+    alone = {found[1] for found in _ALONE.finditer(text) if not _article_at(text, found, letters)}
     if alone:
         return _only(alone, named, letters)
     return named.pop() if len(named) == 1 else None
@@ -151,10 +151,10 @@ def _only(chosen: set[str], named: set[str], letters: str) -> str | None:
     return letter
 
 
-def _article_at(text: str, found: re.Match[str]) -> bool:
-    """Whether a letter is the article ("A cat", "the answer is a cat") or the pronoun "I"."""
-    if found[1] == "I":
+def _article_at(text: str, found: re.Match[str], letters: str) -> bool:
+    """Whether a letter is the article ("A cat", "the answer is a cat") or the pronoun "I"; there may be an option I."""
+    if found[1] == "I" and "I" not in letters:
         return True
     after = text[found.end(1) :]
     goes_on = re.match(r"\s+[a-z]", after) is not None
-    return found[1] in "aA" and goes_on and not re.match(r"\s+(?:or|and|is|because|as|since)\b", after)
+    return found[1] in "aAI" and goes_on and not re.match(r"\s+(?:or|and|is|because|as|since)\b", after)
