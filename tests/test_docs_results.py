@@ -86,6 +86,45 @@ def test_the_losses_of_each_half_are_those_of_the_cells():
     assert said.format(*means) in " ".join(TEXT.split())
 
 
+def cell(name):
+    return json.loads((ROOT / f"results/cells/{name}.json").read_text(encoding="utf-8"))
+
+
+def test_what_is_said_of_smollm2_is_what_its_cells_have():
+    llava, llavit = (cell(f"smollm2.short.{variant}.0") for variant in ("llava", "llavit"))
+    text = " ".join(TEXT.split())
+    ends = {
+        stage: ["{:.2f}".format(sum(found["losses"][stage][-20:]) / 20) for found in (llavit, llava)]
+        for stage in ("pretrain", "instruct")
+    }
+    said = "loss is {} (mean of the last 20 steps, on pictures not seen before) and LLaVA's {};"
+    assert said.format(*ends["pretrain"]) in text
+    assert "at the end of the second {} and {}.".format(*ends["instruct"]) in text
+    sizes = [100 * found["test"]["tasks"]["size@test"]["score"] for found in (llava, llavit)]
+    assert "learned sizes ({:.1f} % against {:.1f} %)".format(*sizes) in text
+    trained = [sum(found["parameters"]["pretrain"]["trained"].values()) / 1e6 for found in (llavit, llava)]
+    assert "it trains {:.1f} M numbers and LLaVA {:.1f} M".format(*trained) in text
+
+
+def test_the_kinds_in_which_smollm2_gains_are_those_beyond_their_intervals():
+    (one,) = [one for one in summary("results")["comparisons"] if one["llm"] == "smollm2"]
+    gains = {name.split("@")[0]: found for name, found in one["per_task"].items()}
+    beyond = [kind for kind, found in gains.items() if found["ci95"][0] > 0]
+    assert set(beyond) == {"colour", "place", "size", "word"}
+    assert not [kind for kind, found in gains.items() if found["ci95"][1] < 0]
+    said = "in colours ({}), places ({}), sizes ({}) and words ({}), beyond their intervals"
+    shown = [f"{100 * gains[kind]['gain']:+.1f}" for kind in ("colour", "place", "size", "word")]
+    assert said.format(f"{shown[0]} points", *shown[1:]) in " ".join(TEXT.split())
+
+
+def test_parameters_and_minutes_are_those_of_the_cells():
+    for name, llm in (("SmolLM2-135M", "smollm2.short"), ("small decoder", "small.full")):
+        found = [cell(f"{llm}.{variant}.0") for variant in ("llava", "llavit")]
+        sizes = [f"{one['parameters']['instruct']['total'] / 1e6:.1f} M" for one in found]
+        minutes = [f"{one['seconds']['training'] / 60:.1f} min" for one in found]
+        assert f"| {name} | {' | '.join(sizes + minutes)} |" in TEXT
+
+
 def test_what_was_learned_by_kind_is_in_the_table():
     models = json.loads((ROOT / "results/learned-by-kind.json").read_text(encoding="utf-8"))["models"]
     llava, llavit = (models[f"small.full.{variant}.0"] for variant in ("llava", "llavit"))

@@ -126,29 +126,28 @@ def _first_stage_samples(summary: Summary, key: tuple[str, str]) -> int | None:
 
 
 def _parameters(summary: Summary, experiment: Experiment) -> Any:
-    """Test score against all parameters; colours are variants, marks are LLMs."""
-    figure, (axis,) = _panels(1, 1, 8.5, 1.2)
+    """Test score against all parameters, a panel for each size; colours are variants, marks are LLMs."""
     llms = list(dict.fromkeys(line.llm for line in summary.lines))
-    first_size = next(iter(experiment.grid.sizes))
-    shown = [line for line in summary.lines if line.size == first_size] or summary.lines
-    for line in shown:
-        one = line.mean
-        half = 0 if math.isnan(one.low) else 100 * (one.high - one.mean)
-        axis.errorbar(
-            line.parameters[0] / 1e6,
-            100 * one.mean,
-            yerr=half or None,
-            fmt=_MARKERS[llms.index(line.llm) % len(_MARKERS)],
-            color=_colour(summary, line),
-            capsize=2,
-            markersize=7,
-            label=f"{line.variant}, {line.llm}",
-        )
-    sizes = ", ".join(dict.fromkeys(line.size for line in shown))
-    axis.set(xlabel="parameters, million (tower included)", ylabel="test score, per cent", title=sizes)
-    _keep_small_small(axis)
-    axis.grid(alpha=0.25)
-    _legend_beside(axis)
+    sizes = list(dict.fromkeys(line.size for line in summary.lines))
+    figure, axes = _panels(len(sizes), 1, 8.5, 1.2)
+    for axis, size in zip(axes, sizes, strict=True):
+        for line in (line for line in summary.lines if line.size == size):
+            one = line.mean
+            half = 0 if math.isnan(one.low) else 100 * (one.high - one.mean)
+            axis.errorbar(
+                line.parameters[0] / 1e6,
+                100 * one.mean,
+                yerr=half or None,
+                fmt=_MARKERS[llms.index(line.llm) % len(_MARKERS)],
+                color=_colour(summary, line),
+                capsize=2,
+                markersize=7,
+                label=f"{line.variant}, {line.llm}",
+            )
+        axis.set(xlabel="parameters, million (tower included)", ylabel="test score, per cent", title=size)
+        _keep_small_small(axis)
+        axis.grid(alpha=0.25)
+        _legend_beside(axis)
     figure.tight_layout()
     return figure
 

@@ -30,7 +30,7 @@ def draw(results: Sequence[Knockouts], columns: int = 4) -> Any:
     columns = min(columns, len(panels))
     lines = -(-len(panels) // columns)
     rows = len(first.names)
-    figure = new_figure(2.6 + 2.1 * columns, lines * (1.4 + 0.2 * rows))
+    figure = new_figure(2.6 + 2.1 * columns, 0.3 + lines * (1.4 + 0.2 * rows))
     axes = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
     place = np.arange(rows)[::-1]
     for axis, family in zip(axes, panels, strict=False):
@@ -47,17 +47,18 @@ def draw(results: Sequence[Knockouts], columns: int = 4) -> Any:
                 markersize=3.5,
                 elinewidth=1.2,
                 color=COLOURS[number],
-                label=f"{result.model} ({100 * result.score_f3[family, 0]:.1f})",
+                label=result.model,
             )
-        axis.set_title(f"{first.families[family]} ({first.items[family]} items)", fontsize=9)
-        axis.legend(fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(results))
+        scores = ", ".join(f"{100 * result.score_f3[family, 0]:.1f}" for result in results)
+        axis.set_title(f"{first.families[family]} ({first.items[family]} items)\n{scores}", fontsize=9)
         axis.tick_params(labelsize=7)
         axis.set_yticks(place, first.names)
         axis.set_ylim(-0.7, rows - 0.3)
         axis.grid(axis="x", alpha=0.3)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    figure.supxlabel("points of accuracy lost (in brackets: the whole model's score)", fontsize=8)
+    figure.supxlabel("points of accuracy lost; above each panel the scores of the whole models", fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=len(results))
     return figure
 
 
