@@ -106,6 +106,13 @@ def test_what_is_said_of_smollm2_is_what_its_cells_have():
     assert "it trains {:.1f} M numbers and LLaVA {:.1f} M".format(*trained) in text
 
 
+def test_the_readme_has_the_figures_of_the_summary():
+    (one,) = [one for one in summary("results")["comparisons"] if one["llm"] == "smollm2"]
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    scores = f"({100 * one['mean']:.1f} against {100 * one['baseline_mean']:.1f} of 100, gain "
+    assert scores + with_interval(one) + ")" in readme
+
+
 def test_the_kinds_in_which_smollm2_gains_are_those_beyond_their_intervals():
     (one,) = [one for one in summary("results")["comparisons"] if one["llm"] == "smollm2"]
     gains = {name.split("@")[0]: found for name, found in one["per_task"].items()}

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from typer.testing import CliRunner
 
 from llavit.cli import app
@@ -138,7 +139,21 @@ def test_what_does_not_apply_to_a_llava_is_listed_with_its_reason(tiny, bench, t
     assert facts["scores"]["general"]["low"] == pytest.approx(found.score_f3[0, 1], abs=1e-6)
     assert cells(found)[0] == ["visual to later visual", "not applicable"]
     llavit = measure_knockouts(*tiny.build(), load_bench(bench, "short"), blocks, limit=2)
-    assert len(draw([found, llavit]).axes) == 1
+    figure = draw([found, llavit])
+    assert len(figure.axes) == 1 and len(figure.legends) == 1
+
+
+def test_names_of_models_stand_once_in_a_picture_and_inside_of_it(tiny, bench):
+    long = [f"runs/a-model-with-a-long-name-{number}/instruct" for number in range(3)]
+    tasks, blocks = load_bench(bench, "short"), [Block("visual_to_visual")]
+    found = [measure_knockouts(*tiny.build(), tasks, blocks, limit=2, name=name) for name in long]
+    figure = draw(found)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == long
+    FigureCanvasAgg(figure).draw()
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+    assert not [axis for axis in figure.axes if axis.get_tightbbox().overlaps(box)]
 
 
 def test_paired_intervals_are_narrower_than_those_of_two_scores_apart():

@@ -30,7 +30,9 @@ def draw(results: Sequence[Knockouts], columns: int = 4) -> Any:
     columns = min(columns, len(panels))
     lines = -(-len(panels) // columns)
     rows = len(first.names)
-    figure = new_figure(2.6 + 2.1 * columns, 0.3 + lines * (1.4 + 0.2 * rows))
+    width = 2.6 + 2.1 * columns
+    beside = max(1, int(width / (0.7 + 0.08 * max(len(each.model) for each in results))))  # names of models
+    figure = new_figure(width, 0.2 * -(-len(results) // beside) + lines * (1.4 + 0.2 * rows))
     axes = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
     place = np.arange(rows)[::-1]
     for axis, family in zip(axes, panels, strict=False):
@@ -58,7 +60,7 @@ def draw(results: Sequence[Knockouts], columns: int = 4) -> Any:
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     figure.supxlabel("points of accuracy lost; above each panel the scores of the whole models", fontsize=8)
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=len(results))
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=beside)
     return figure
 
 
