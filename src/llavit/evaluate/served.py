@@ -223,8 +223,8 @@ def data_url(image: Any) -> str:
         kind, data = "image/png", file.getvalue()
     else:
         with Image.open(image) as opened:
-            kind = Image.MIME.get(opened.format or "")
-            if kind is None:  # a format that the web has no name for
+            if opened.format not in Image.MIME:  # the web has no name for it
                 return data_url(to_rgb(opened))
+            kind = Image.MIME[opened.format]
         data = Path(image).read_bytes()
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -267,7 +267,7 @@ class LlavitForConditionalGeneration(EncodesImages, LlavitPreTrainedModel, Llava
         targets_bl = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
         supervised = targets_bl != -100
         logits_kv = self.lm_head(outputs.last_hidden_state[supervised])
-        loss = cross_entropy(logits_kv, targets_bl[supervised].to(logits_kv.device), num_items)
+        loss: Any = cross_entropy(logits_kv, targets_bl[supervised].to(logits_kv.device), num_items)
         return LlavaCausalLMOutputWithPast(
             loss=loss,
             hidden_states=outputs.hidden_states,
