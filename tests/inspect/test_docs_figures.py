@@ -119,6 +119,50 @@ def test_losses_on_the_benchmark_are_those_of_the_result_files():
         )
 
 
+def of_the_comparison() -> dict[str, dict]:
+    return {
+        f"{llm} {model}": facts(f"knockout-{llm}-{model}")
+        for llm in ("smollm2", "small")
+        for model in ("llava", "llavit")
+    }
+
+
+def test_losses_of_the_models_of_the_comparison_are_those_of_the_result_files():
+    found = of_the_comparison()
+    head = "| knocked out | SmolLM2, LLaVA | SmolLM2, LLaViT | small, LLaVA | small, LLaViT |"
+    names = ("visual to visual", "visual to later visual", "no image at all")
+    assert table_rows("Knock-out", head) == {
+        name: [cell(one, name) for one in found.values()] for name in names
+    }
+    scores = [f"{100 * one['scores']['mean']['value']:.1f}" for one in found.values()]
+    said_of_them = "have {} and {} points on SmolLM2, {} and {} on the decoder".format(*scores)
+    assert said_of_them in said("Knock-out")
+    assert all(one["items"][-1] == 700 and one["settings"]["limit"] is None for one in found.values())
+
+
+def test_what_the_page_says_of_the_models_of_the_comparison_is_so():
+    found = of_the_comparison()
+
+    def losers(model: str, name: str) -> dict[str, str]:
+        losses = found[model]["losses"][name].items()
+        return {kind: points(loss) for kind, loss in losses if loss["low"] > 0 and kind != "mean"}
+
+    text = said("Knock-out")
+    llava, llavit = (losers(f"smollm2 {model}", "visual to visual") for model in ("llava", "llavit"))
+    assert list(llava) == ["size"] and f"{llava['size']} points in sizes" in text
+    assert list(llavit) == ["place", "word"]
+    assert f"loses {llavit['place']} in places and {llavit['word']} in words" in text
+    later = losers("smollm2 llavit", "visual to later visual")
+    assert list(later) == ["place"] and f"kind {later['place']} in places" in text
+    assert (
+        f"is worth {points(found['smollm2 llavit']['losses']['visual to later visual']['mean'])} points"
+        in text
+    )
+    for model in ("small llava", "small llavit"):
+        assert not losers(model, "visual to visual")
+        assert found[model]["losses"]["visual to visual"]["mean"]["low"] < 0
+
+
 # The LLM as a vision encoder
 
 
