@@ -16,7 +16,6 @@ import typer
 import llavit.cli.inspect_attention
 import llavit.cli.inspect_knockout
 import llavit.cli.inspect_probe  # noqa: F401  # their commands
-from llavit import __version__
 from llavit.cli.bench import bench_app
 from llavit.cli.compare import compare
 from llavit.cli.convert import convert
@@ -54,6 +53,8 @@ app.command()(web)
 
 def _show_version(asked: bool) -> None:
     if asked:
+        from llavit import __version__
+
         typer.echo(f"llavit {__version__}")
         raise typer.Exit
 
