@@ -9,6 +9,7 @@
 #            recent enough.
 #   VENV     where the environment goes. Delete that folder to start over, or to change TORCH.
 #   LMMS     where the environment with lmms-eval goes (make test-lmms, make test-slow).
+#   DEMO     options of the demo (make demo DEMO="--minutes 40 --output runs/longer").
 #   ROWS     what make bench measures (make bench ROWS="decode batch8"); all of its rows by default.
 #   BENCH    options of the benchmark (make bench BENCH=--help lists them).
 #   NANOVLM  folder of a nanoVLM checkout, which make bench then measures too.
@@ -57,7 +58,7 @@ help:
 	@echo "The first call makes an environment in $(VENV); TORCH=... says which torch (see the head of the Makefile)."
 
 demo: $(VENV)/.starter
-	$(BIN)/llavit demo
+	$(BIN)/llavit demo $(DEMO)
 
 bench: $(VENV)/.starter
 	NANOVLM=$(NANOVLM) VLLM=$(wildcard $(VLLM)) $(BIN)/python -m benchmarks.speed $(ROWS) $(BENCH)

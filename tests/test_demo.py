@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from llavit.demo import run_demo
+from llavit.demo import run_demo, share_of_steps
 
 SHORT = [
     *(f"stages.{stage}.{key}" for stage in ("pretrain", "instruct") for key in ("steps=1", "batch_size=2")),
@@ -34,6 +34,35 @@ def test_the_demo_writes_its_report_and_a_second_run_reuses_everything(tmp_path)
     assert (model / "model.safetensors").stat().st_mtime_ns == written
     again = json.loads((tmp_path / "report.json").read_text())
     assert again["per_task"] == report["per_task"]
+
+
+@pytest.mark.parametrize(
+    ("rate", "minutes", "share"),
+    [
+        (18_000, None, 1.0),
+        (27_000, None, 1.5),  # more in the same ten minutes
+        (9_000, None, 1.0),  # all of the steps, in twenty
+        (4_500, None, 0.75),  # what half an hour is enough for
+        (100, None, 0.25),
+        (10**6, None, 3.0),
+        (4_500, 10, 0.25),
+        (4_500, 40, 1.0),
+        (4_500, 1, 0.05),
+        (18_000, 10**6, 3.0),
+    ],
+)
+def test_a_slow_machine_takes_longer_and_all_take_what_they_are_given(rate, minutes, share):
+    assert share_of_steps(rate, minutes) == share
+
+
+def test_a_begun_demo_keeps_its_number_of_steps(tmp_path):
+    decided = {"rate": 4_500.0, "pace": 0.75}
+    (tmp_path / "cost.json").write_text(json.dumps({"seconds": {}, "peak_memory_gib": 0, "decided": decided}))
+    with pytest.raises(ValueError, match=r"75% of the recipe's steps, and 40 minutes are 100%.*--output"):
+        run_demo(tmp_path, counts=COUNTS, minutes=40)
+    with pytest.raises(ValueError, match="above 0"):
+        run_demo(tmp_path / "never", minutes=0)
+    assert not (tmp_path / "never").exists()
 
 
 @pytest.mark.slow

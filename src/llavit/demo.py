@@ -41,26 +41,33 @@ VOCABULARY = 24
 
 _PACE_TOKENS = 512
 _REFERENCE_RATE = 18_000.0
-"""Tokens per second through a layer of the LLM, forward and backward, on the machine that the recipe's steps fit."""
+"""Tokens per second through a layer of the LLM, forward and backward, where all of the recipe's steps take
+`_MINUTES`."""
+_MINUTES, _PATIENCE = 10.0, 30.0
 _LEAST, _MOST = 0.25, 3.0
 _ANSWER = 8  # tokens
 
 
 def run_demo(
-    output: str | Path = "runs/demo", overrides: Sequence[str] = (), counts: Mapping[str, int] = CORPUS
+    output: str | Path = "runs/demo",
+    overrides: Sequence[str] = (),
+    counts: Mapping[str, int] = CORPUS,
+    minutes: float | None = None,
 ) -> Path:
     """Build the starter, train, test, and write `report.json` and `report.html`.
 
     Args:
         output: folder of the run; also holds the pictures and both stages' models.
-        overrides: changes to the recipe `demo`, as `--set` takes them.
+        overrides: changes to the recipe `demo`, as `--set` takes them; all of its steps are then taken.
         counts: pictures of each split.
+        minutes: of training, more or less; see `share_of_steps` for what is done if not given.
 
     Returns:
         the folder of the trained model.
 
     Raises:
         ImportError: if the extra `starter` is not installed.
+        ValueError: the folder holds a demo with another number of steps, or minutes are not above 0.
 
     Example:
         model_folder = run_demo("runs/demo")
@@ -70,6 +77,8 @@ def run_demo(
     from llavit.train import load_recipe
     from llavit.train.run import train
 
+    if minutes is not None and not minutes > 0:
+        raise ValueError(f"minutes are {minutes}: expected a number above 0")
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
@@ -95,11 +104,7 @@ def run_demo(
 
     console.rule("3 of 4  Training", align="left")
     recipe = load_recipe("demo", overrides)
-    pace = 1.0 if overrides else clock.once("pace", lambda: _pace(parts[0], recipe.dtype))
-    if pace != 1.0:
-        console.print(
-            f"{pace:.0%} of the recipe's steps: what this machine can do in ten minutes", highlight=False
-        )
+    pace = 1.0 if overrides else _chosen_pace(clock, parts[0], recipe.dtype, minutes, console)
     recipe = replace(fitted(recipe, corpus.root, pace), feature_cache=str(folder / "features"))
     with clock.measure("training"):
         model_folder = train(recipe, output=folder)
@@ -117,8 +122,48 @@ def run_demo(
     return model_folder
 
 
-def _pace(llm: Path, dtype: str) -> float:
-    """Measure what share of the recipe's steps this machine has time for, by a layer of the LLM in training."""
+def share_of_steps(rate: float, minutes: float | None = None) -> float:
+    """What share of the recipe's steps a machine has time for.
+
+    Args:
+        rate: tokens per second through a layer of the LLM in training.
+        minutes: of training. If not given: ten, and on a machine that cannot do all of the steps in ten, as many
+            as they take, up to thirty.
+
+    Returns:
+        the share, in quarters (timings are noisy), from 0.25 to 3; in twentieths from 0.05 if minutes are given.
+
+    Example:
+        ```python
+        assert share_of_steps(18_000.0) == 1.0  # the machine that the recipe was made on
+        assert share_of_steps(4_500.0) == 0.75 and share_of_steps(4_500.0, minutes=40) == 1.0
+        ```
+    """
+    full = _MINUTES * _REFERENCE_RATE / rate  # minutes that all steps take
+    if minutes is not None:
+        return min(max(round(20 * minutes / full) / 20, 0.05), _MOST)
+    return min(max(round(4 * max(_MINUTES, min(full, _PATIENCE)) / full) / 4, _LEAST), _MOST)
+
+
+def _chosen_pace(clock: _Clock, llm: Path, dtype: str, minutes: float | None, console: Console) -> float:
+    """The share of the recipe's steps, decided in the folder's first run and told to who waits."""
+    rate = clock.once("rate", lambda: _measured_rate(llm, dtype))
+    pace = clock.once("pace", lambda: share_of_steps(rate, minutes))
+    if minutes is not None and pace != share_of_steps(rate, minutes):
+        raise ValueError(
+            f"{clock.path.parent} holds a demo with {pace:.0%} of the recipe's steps, and {minutes:g} minutes are "
+            f"{share_of_steps(rate, minutes):.0%} of them: choose another --output, or leave --minutes out"
+        )
+    full = _MINUTES * _REFERENCE_RATE / rate
+    told = f"{pace:.0%} of the recipe's steps: about {pace * full:.0f} minutes on this machine"
+    if pace < 1:
+        told += f" (all of them, and better answers: --minutes {full:.0f} --output another folder)"
+    console.print(told, highlight=False, soft_wrap=True)
+    return pace
+
+
+def _measured_rate(llm: Path, dtype: str) -> float:
+    """Tokens per second through a layer of the LLM, forward and backward."""
     import torch
     from transformers import AutoConfig
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
@@ -141,8 +186,7 @@ def _pace(llm: Path, dtype: str) -> float:
         with torch.autocast("cpu", kind, enabled=kind is not torch.float32):
             layer(hidden, position_embeddings=positions).sum().backward()
         seconds.append(time.perf_counter() - start)
-    rate = _PACE_TOKENS / min(seconds)  # what else runs on the machine only makes it slower
-    return min(max(round(4 * rate / _REFERENCE_RATE) / 4, _LEAST), _MOST)  # in quarters: timings are noisy
+    return _PACE_TOKENS / min(seconds)  # what else runs on the machine only makes it slower
 
 
 def fitted(recipe: Recipe, data: Path, pace: float = 1.0) -> Recipe:

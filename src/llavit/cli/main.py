@@ -257,9 +257,15 @@ def build(
 @_reports_errors
 def demo(
     output: Annotated[Path, typer.Option(help="Folder of the demo.")] = Path("runs/demo"),
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help="Minutes of training, more or less; if not given ten, and up to thirty on a slow CPU."
+        ),
+    ] = None,
 ) -> None:
-    """Build, train and test a small LLaViT from beginning to end: about ten minutes on 2 CPU cores."""
+    """Build, train and test a small LLaViT from beginning to end, on 2 CPU cores; the same command resumes."""
     from llavit.demo import run_demo
 
     with ends_when_stopped():
-        run_demo(output)
+        run_demo(output, minutes=minutes)
