@@ -3,6 +3,7 @@
 import json
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -280,3 +281,13 @@ def test_the_revision_is_that_of_our_own_checkout(tmp_path, monkeypatch):
     assert _revision(outside) == "not a git checkout"  # installed into somebody's project
     monkeypatch.setenv("PATH", str(tmp_path))
     assert environment()["git revision"] == "not known: git is not installed"
+
+
+def test_a_result_names_the_processor_and_the_gpus():
+    from llavit.evaluate.environment import environment
+
+    made = environment()
+    assert ("gpu" in made) == torch.cuda.is_available()
+    cpus = Path("/proc/cpuinfo")
+    if cpus.exists() and "model name" in (text := cpus.read_text()):  # Linux, x86
+        assert f": {made['cpu']}\n" in text

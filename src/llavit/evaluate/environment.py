@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def environment() -> dict[str, str]:
-    """Return versions, git revision and machine.
+    """Return versions, git revision and machine: `cpu` where the system names its model, `gpu` where CUDA has one.
 
     Example:
         >>> environment()["python"] == platform.python_version()
@@ -23,7 +23,23 @@ def environment() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     found["git revision"] = _revision(Path(__file__))
+    found |= {name: model for name, model in (("cpu", _cpu()), ("gpu", _gpus())) if model}
     return found
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _gpus() -> str:
+    import torch
+
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
 
 
 def _revision(file: Path) -> str:

@@ -197,10 +197,11 @@ def notes(results: Sequence[Result]) -> list[str]:
         }
         limit = f", the first {settings['limit']} items of each task only" if settings["limit"] else ""
         model = settings["model"] if settings["model"].startswith(SERVED) else settings["model"][:12]
+        on = made.get("gpu") or f"{made.get('cores')} cores"
         unfinished = "" if result["complete"] else " The run is not finished."
         said.append(
             f"{name}: {settings['mode']}{limit}, {settings['dtype']}, greedy; {counts['items']:,} items in "
-            f"{result['seconds']:.0f} s on {made.get('cores')} cores, baselines included; {counts['failed']} failed, "
+            f"{result['seconds']:.0f} s on {on}, baselines included; {counts['failed']} failed, "
             f"{counts['unparsed']} unparsed (both score 0). Model {model}, llavit "
             f"{made.get('llavit')} at {made.get('git revision')}, torch {made.get('torch')}, transformers "
             f"{made.get('transformers')}.{unfinished}"
