@@ -49,7 +49,7 @@ class Command:
         self.lines: list[str] = []
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
-        wait_until(lambda: self.said("is served at") or self.process.poll() is not None, 60, "start")
+        wait_until(lambda: self.said("is served at") or self.process.poll() is not None, 180, "start")
         line = self.said("is served at")
         assert line, self.lines
         self.url = line.partition("is served at ")[2].split("/v1")[0]

@@ -6,12 +6,18 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from llavit.serve.http.errors import ApiError
 from llavit.serve.http.images import FORMATS, ImageLoader, decode_image
 from llavit.serve.http.settings import Settings
+from llavit.serve.pictures import Pictures
 from tests.serve.http_parts import encoded, picture
+
+
+def known() -> Pictures:
+    return Pictures(lambda images: torch.zeros(len(images), 3, 4, 4), limit=10_000)
 
 
 def png_of(width: int, height: int, lines: bytes) -> bytes:
@@ -51,7 +57,7 @@ def test_a_bomb_is_refused_by_what_it_states_before_it_is_unpacked(width, height
     tracemalloc.start()
     try:
         with pytest.raises(ApiError, match=r"pixels are too many"):
-            ImageLoader(Settings()).decode([(bomb, "image")])
+            ImageLoader(Settings()).decode([(bomb, "image")], known())
         assert tracemalloc.get_traced_memory()[1] < 5_000_000
     finally:
         tracemalloc.stop()
@@ -90,3 +96,26 @@ def test_transparent_greys_and_turned_pictures_come_out_as_rgb():
     exif = Image.Exif()
     exif[0x0112] = 6
     assert decode_image(encoded(picture(0, 6, 4), "JPEG", exif=exif), "image", 100, 100).size == (4, 6)
+
+
+def test_what_was_sent_before_is_not_decoded_again_and_still_counts_against_the_limit(monkeypatch):
+    pictures, loader = known(), ImageLoader(Settings(max_pixels=10_000))
+    cat, dog = encoded(picture(0, 80, 60), "PNG"), encoded(picture(1, 80, 60), "PNG")
+    (first,) = loader.decode([(cat, "a")], pictures)
+    opened = []
+    monkeypatch.setattr(
+        Image, "open", lambda *args, open=Image.open, **options: opened.append(open(*args)) or opened[-1]
+    )
+    again, other = loader.decode([(cat, "a"), (dog, "b")], pictures)
+    assert again is first and other is not first and len(opened) == 1
+    with pytest.raises(ApiError, match=r"c: 80 x 60 pixels are too many"):
+        loader.decode([(cat, "a"), (dog, "b"), (cat, "c")], pictures)
+    assert len(opened) == 1
+
+
+def test_bytes_that_others_decoded_have_not_passed_the_checks_of_the_server():
+    pictures = known()
+    targa = encoded(picture(0, 8, 8), "TGA")
+    assert pictures.load(targa).size == (8, 8)
+    with pytest.raises(ApiError, match="not an image in a format that is known"):
+        ImageLoader(Settings()).decode([(targa, "image")], pictures)

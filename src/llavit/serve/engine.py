@@ -6,7 +6,6 @@ messages -> tokens, pixels -> queue  ->  prefill, decode step, decode step, ... 
 
 from __future__ import annotations
 
-import hashlib
 import re
 import threading
 import time
@@ -26,11 +25,15 @@ from llavit.serve.answers import Answer, EngineStats
 from llavit.serve.image_cache import ImageCache, TokenPath
 from llavit.serve.loop import Loop
 from llavit.serve.messages import Messages, conversation
+from llavit.serve.pictures import Pictures
 from llavit.serve.request import Prompt, Request, Stream
 from llavit.serve.runner import Runner
 from llavit.serve.sampling import Sampling
 from llavit.serve.scheduler import Scheduler
 from llavit.threads import release_helpers
+
+_PICTURES = 64 << 20
+"""Bytes of pixels that are kept: of 48 pictures of 336 x 336."""
 
 
 class Engine:
@@ -44,7 +47,8 @@ class Engine:
         max_length: greatest number of tokens of prompt and answer together; by default the model's own limit, at most
             4096. Keys and values of `max_batch` conversations of this length have room in memory.
         max_queue: requests that may wait; a further one raises `EngineBusy`.
-        image_cache_bytes: greatest size of the image cache, on the model's device; 0 turns it off.
+        image_cache_bytes: greatest size of the image cache, on the model's device; 0 turns it off. Beside it the
+            pixels of pictures that were shown lately are kept in main memory (64 MiB, and not more than this).
         compile: "auto" compiles the LLM where that works, which takes some minutes when the engine is made, and
             makes answers several times as fast; "always" raises where it does not work; "never" runs the model as it
             is.
@@ -52,6 +56,7 @@ class Engine:
     Attributes:
         model: the model.
         processor: its processor.
+        pictures: those that were shown lately.
         name: where the model came from.
         max_length: as above.
 
@@ -104,6 +109,7 @@ class Engine:
             cache=ImageCache(image_cache_bytes),
             suppressed={model.config.image_token_id, *(config.suppress_tokens or ())},
         )
+        self.pictures = Pictures(processor.pixel_values, min(_PICTURES, image_cache_bytes))
         self._tokenising = threading.Lock()  # fast tokenizers are not thread-safe
         release_helpers()
         self._loop = Loop(self._scheduler)
@@ -299,7 +305,7 @@ class Engine:
             raise ValueError(
                 f"logit_bias: expected token ids below {self.model.config.llm.vocab_size}, got {unknown[0]}"
             )
-        prompt = self._prompt(conversation(messages, images))
+        prompt = self._prompt(conversation(messages, images, self.pictures.load))
         room = self.max_length - len(prompt.ids)
         if room < 1:
             raise ValueError(
@@ -320,23 +326,18 @@ class Engine:
 
     def _prompt(self, turns: list[dict[str, Any]]) -> Prompt:
         pictures = [part["image"] for turn in turns for part in turn["content"] if part["type"] == "image"]
-        pixels, encode = None, self.processor.encode
-        blanks: Iterator[torch.Tensor] = iter(())
-        if pictures:
-            pixels = self.processor.pixel_values(pictures)
-            # Counts are all that tokenising needs of images, so that pixels need not be made under the lock.
-            counts = [self.processor.count_image_tokens(*image.shape[-2:]) for image in pixels]
-            blanks = iter([torch.empty(count, 0) for count in counts])
+        pixels = torch.stack([picture.pixels_chw for picture in pictures]) if pictures else None
+        # Counts are all that tokenising needs of images.
+        counts = [self.processor.count_image_tokens(*picture.pixels_chw.shape[-2:]) for picture in pictures]
+        blanks = iter([torch.empty(count, 0) for count in counts])
         with self._tokenising:
-            encoded = encode(turns, add_generation_prompt=True, image_features=lambda image: next(blanks))
+            encoded = self.processor.encode(
+                turns, add_generation_prompt=True, image_features=lambda image: next(blanks)
+            )
         release_helpers()
         ids, image_ids = encoded["input_ids"].tolist(), encoded["image_ids"]
-        digests = [] if pixels is None else [_digest(image) for image in pixels]
+        digests = [picture.digest for picture in pictures]
         return Prompt(ids, image_ids, pixels, *_path(ids, image_ids.tolist(), digests))
-
-
-def _digest(pixels: torch.Tensor) -> bytes:
-    return hashlib.blake2b(pixels.numpy().tobytes(), digest_size=16).digest()
 
 
 def _path(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from llavit.model.images import ImageLike, load_image
@@ -13,7 +13,11 @@ Messages = str | Sequence[Mapping[str, Any]]
 _ROLES = ("system", "user", "assistant")
 
 
-def conversation(messages: Messages, images: Iterable[ImageLike] = ()) -> list[dict[str, Any]]:
+def conversation(
+    messages: Messages,
+    images: Iterable[ImageLike] = (),
+    load: Callable[[ImageLike, str], Any] = load_image,
+) -> list[dict[str, Any]]:
     """Check a conversation and put its images, decoded, where they belong.
 
     An image part without an image takes the next one of `images`; those that are left over are shown before the text
@@ -22,6 +26,7 @@ def conversation(messages: Messages, images: Iterable[ImageLike] = ()) -> list[d
     Args:
         messages: see `Messages`.
         images: pictures, paths, bytes or data URLs.
+        load: decodes an image; its second argument is what to call it in an error.
 
     Raises:
         ValueError: says what was expected, and got.
@@ -40,7 +45,7 @@ def conversation(messages: Messages, images: Iterable[ImageLike] = ()) -> list[d
         raise ValueError(
             f"messages: expected a question or a list of at least one message, got {messages!r:.80}"
         )
-    given = [load_image(image, f"image {number}") for number, image in enumerate(images, 1)]
+    given = [load(image, f"image {number}") for number, image in enumerate(images, 1)]
     waiting = iter(given)
     taken = 0
     turns: list[dict[str, Any]] = []
@@ -48,7 +53,7 @@ def conversation(messages: Messages, images: Iterable[ImageLike] = ()) -> list[d
         role, content = _role_and_content(message, number)
         parts: list[dict[str, Any]] = []
         for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
-            parsed = _part(part, number)
+            parsed = _part(part, number, load)
             if parsed["type"] == "image" and parsed["image"] is None:
                 parsed["image"] = next(waiting, None)
                 taken += 1
@@ -80,13 +85,13 @@ def _role_and_content(message: Any, number: int) -> tuple[str, Any]:
     return role, content
 
 
-def _part(part: Any, number: int) -> dict[str, Any]:
+def _part(part: Any, number: int, load: Callable[[ImageLike, str], Any]) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind == "text" and isinstance(part.get("text"), str):
         return {"type": "text", "text": part["text"]}
     if kind == "image":
         image = part.get("image", part.get("path", part.get("url")))
-        return {"type": "image", "image": None if image is None else load_image(image, f"message {number}")}
+        return {"type": "image", "image": None if image is None else load(image, f"message {number}")}
     raise ValueError(
         f'message {number}: expected parts {{"type": "text", "text": ...}} or {{"type": "image", "image": ...}}, '
         f"got {part!r:.80}"

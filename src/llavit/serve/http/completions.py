@@ -151,7 +151,7 @@ class Completions:
             )
 
     def _submit(self, asked: ChatRequest, files: list[tuple[bytes, str]]) -> Stream:
-        pictures = iter(self.images.decode(files))
+        pictures = iter(self.images.decode(files, self.engine.pictures))
         turns = [
             {
                 "role": "system" if message.role == "developer" else message.role,

@@ -7,6 +7,7 @@ import binascii
 import io
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -17,6 +18,7 @@ from llavit.serve.formats import FORMATS, UNKNOWN
 from llavit.serve.http.errors import ApiError, sayable
 from llavit.serve.http.fetch import Fetcher
 from llavit.serve.http.settings import Settings
+from llavit.serve.pictures import Picture, Pictures, file_key
 
 MOST_OBLONG = 100
 """Of an image's sides. Processors that scale the shorter side make of 1 x 1,000,000 pixels more than fits anywhere."""
@@ -34,7 +36,7 @@ class ImageLoader:
     Example:
         loader = ImageLoader(Settings())
         data = await loader.read("data:image/png;base64,...", "messages[0].content[0].image_url.url")
-        pictures = loader.decode([(data, "messages[0].content[0].image_url.url")])
+        pictures = loader.decode([(data, "messages[0].content[0].image_url.url")], engine.pictures)
     """
 
     def __init__(self, settings: Settings, fetcher: Fetcher | None = None):
@@ -66,22 +68,27 @@ class ImageLoader:
             "invalid_image_url",
         )
 
-    def decode(self, files: Sequence[tuple[bytes, str]]) -> list[Image.Image]:
-        """Return RGB pictures.
+    def decode(self, files: Sequence[tuple[bytes, str]], pictures: Pictures) -> list[Picture]:
+        """Return pictures; what was sent lately is not decoded again.
 
         Args:
             files: the bytes of each, and where in the request it stands.
+            pictures: those that are known.
 
         Raises:
             ApiError: 400, one is no image of the known formats, is broken, or all together have too many pixels.
         """
-        left = self.settings.max_pixels
-        pictures = []
+        left, most = self.settings.max_pixels, self.settings.max_pixels
+        given = []
         for data, param in files:
-            picture = decode_image(data, param, left, self.settings.max_pixels)
-            left -= picture.width * picture.height
-            pictures.append(picture)
-        return pictures
+            # A key of its own: what others made of the same bytes did not pass these checks.
+            picture = pictures.take(("http", file_key(data)), partial(decode_image, data, param, left, most))
+            width, height = picture.size
+            if width * height > left:
+                raise _too_many_pixels(f"{width} x {height} pixels", param, most)
+            left -= width * height
+            given.append(picture)
+        return given
 
     def _data(self, url: str, param: str) -> bytes:
         head = _DATA_URL.match(url)
