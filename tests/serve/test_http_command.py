@@ -49,9 +49,13 @@ class Command:
         self.lines: list[str] = []
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
-        wait_until(lambda: self.said("is served at") or self.process.poll() is not None, 180, "start")
-        line = self.said("is served at")
-        assert line, self.lines
+        try:
+            wait_until(lambda: self.said("is served at") or self.process.poll() is not None, 180, "start")
+            line = self.said("is served at")
+            assert line, self.lines
+        except BaseException:
+            self.process.kill()  # nobody else would
+            raise
         self.url = line.partition("is served at ")[2].split("/v1")[0]
 
     def _read(self):
