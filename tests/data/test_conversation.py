@@ -146,6 +146,11 @@ def test_hugging_face_parts_take_the_next_image_or_the_one_they_count():
             {"conversations": [ANSWER, {"from": "cat", "value": "miau"}]},
             "record 7, turn 1: unknown speaker 'cat'",
         ),
+        ({"conversations": [{"from": ["gpt"], "value": "Hi"}]}, r"turn 0: unknown speaker \['gpt'\]"),
+        (
+            {"conversations": [QUESTION, {"from": "gpt", "value": "A cat. \ud83d"}]},
+            r"record 7, turn 1: expected Unicode text, got half of a surrogate pair at character 7",
+        ),
     ],
 )
 def test_a_bad_record_is_named_with_what_was_expected_and_got(record, message):

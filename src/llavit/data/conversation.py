@@ -213,7 +213,7 @@ def _words(turn: Any, index: int, name: str) -> str | list[Any]:
 
 def _role(turn: Mapping[str, Any], index: int, name: str) -> str:
     speaker = turn.get("from", turn.get("role"))
-    if speaker not in ROLES:
+    if not isinstance(speaker, str) or speaker not in ROLES:
         raise ValueError(
             f"record {name}, turn {index}: unknown speaker {speaker!r}, expected one of {', '.join(ROLES)}"
         )
@@ -226,6 +226,7 @@ def _content(words: str | list[Any], images: _Images, index: int, name: str) -> 
     for part in [{"type": "text", "text": words}] if isinstance(words, str) else words:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind == "text" and isinstance(part.get("text"), str):
+            _require_unicode(part["text"], index, name)
             for number, piece in enumerate(part["text"].split(IMAGE_MARK)):
                 if number > 0:
                     content.append({"type": "image", "image": images.next()})
@@ -240,6 +241,18 @@ def _content(words: str | list[Any], images: _Images, index: int, name: str) -> 
                 f"record {name}, turn {index}: expected parts of type text, image or image_url, got {part!r:.80}"
             )
     return content
+
+
+def _require_unicode(text: str, index: int, name: str) -> None:
+    """Refuse half of a surrogate pair, of which JSON can hold one and a tokenizer takes none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        around = text[max(0, error.start - 20) : error.end + 20]
+        raise ValueError(
+            f"record {name}, turn {index}: expected Unicode text, got half of a surrogate pair at character "
+            f"{error.start}: {around!r}; a text that was cut in the middle of an emoji has one, take it out"
+        ) from error
 
 
 def _part_image(part: Mapping[str, Any], images: _Images) -> Any:
