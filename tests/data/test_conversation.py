@@ -26,7 +26,7 @@ def test_a_llava_record_becomes_messages_with_the_image_in_its_place():
 @pytest.mark.parametrize(
     ("words", "content"),
     [
-        ("What is this?\n<image>", [text("What is this?\n"), image("0")]),
+        ("Look at <image>", [text("Look at "), image("0")]),
         ("<image>", [image("0")]),
         ("Is <image> a cat?", [text("Is "), image("0"), text(" a cat?")]),
         ("<image><image>\nSame?", [image("0"), image("1"), text("Same?")]),
@@ -40,6 +40,38 @@ def test_an_image_may_stand_anywhere_in_a_text(words, content):
         "conversations": [{"from": "human", "value": words}],
     }
     assert from_record(record, name="1").messages[0]["content"] == content
+
+
+def llavas_preprocess_multimodal(words):
+    """LLaVA's rule (llava/train/train.py), for a text with an image."""
+    return "<image>\n" + words.replace("<image>", "").strip()
+
+
+@pytest.mark.parametrize(
+    "words", ["What is this?\n<image>", "What is this?\n<image>\n", " A\n\nB?\n<image> ", "<image>\nWhat?"]
+)
+def test_an_image_after_the_words_stands_before_them_as_llava_trains(words):
+    def messages(said):
+        return from_record(
+            {"image": "0", "conversations": [{"from": "human", "value": said}]}, name="1"
+        ).messages
+
+    assert messages(words) == messages(llavas_preprocess_multimodal(words))
+
+
+@pytest.mark.parametrize("words", ["A?\n<image>\n<image>", "<image>\nA?\n<image>", "A:\n<image>\nB?"])
+def test_several_images_and_those_within_the_words_stay_where_they_are(words):
+    images = ["0", "1"][: words.count("<image>")]
+    record = {"images": images, "conversations": [{"from": "human", "value": words}]}
+    (message,) = from_record(record, name="1").messages
+    said = "".join("<image>" if part["type"] == "image" else part["text"] for part in message["content"])
+    assert said.replace("\n", "") == words.replace("\n", "")
+
+
+def test_messages_of_other_dialects_keep_an_image_at_the_end():
+    record = {"images": ["0"], "messages": [{"role": "user", "content": "What is this?\n<image>"}]}
+    (message,) = from_record(record, name="1").messages
+    assert message["content"] == [text("What is this?\n"), image("0")]
 
 
 def test_images_are_handed_out_in_order_over_the_turns():

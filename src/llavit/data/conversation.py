@@ -81,8 +81,10 @@ def from_record(record: Mapping[str, Any], *, name: str, image_folder: str | Pat
     `<image>` may stand anywhere in a text, any number of times. It and an image part without an image take the
     record's next image; an image part with a number under `index` takes that one. Text is kept as written, but
     for the line breaks after an image at the start of a message: LLaVA's way to set the image apart from the
-    words, which is the chat template's business here. What the assistant says before the user's first turn is left
-    out, as LLaVA does: no chat template has a place for it.
+    words, which is the chat template's business here. The only image of a message of `conversations`, in a line of
+    its own after the words, is put before them: half of LLaVA's own data is written so, and LLaVA trains on none of
+    it that way round. What the assistant says before the user's first turn is left out, as LLaVA does: no chat
+    template has a place for it.
 
     Args:
         record: see above.
@@ -102,7 +104,8 @@ def from_record(record: Mapping[str, Any], *, name: str, image_folder: str | Pat
         >>> from_record(record, name="2", image_folder="/data").images
         ['/data/cat.jpg']
     """
-    turns = record["conversations"] if record.get("conversations") is not None else record.get("messages")
+    llavas = record.get("conversations") is not None
+    turns = record["conversations"] if llavas else record.get("messages")
     if not isinstance(turns, list) or not turns:
         found = f"fields {sorted(record)}" if turns is None else repr(turns)[:80]
         raise ValueError(
@@ -120,6 +123,8 @@ def from_record(record: Mapping[str, Any], *, name: str, image_folder: str | Pat
     messages = []
     for index, turn in enumerate(turns):
         words = _words(turn, index, name)
+        if llavas and isinstance(words, str):
+            words = _image_first(words)
         messages.append({"role": _role(turn, index, name), "content": _content(words, queue, index, name)})
     queue.check()
     messages = _from_the_user_on(messages)
@@ -199,6 +204,17 @@ class _Images:
                 f"record {self.name}: expected one {IMAGE_MARK} per image, "
                 f"got {self.places} x {IMAGE_MARK} and {len(self.listed)} image(s)"
             )
+
+
+def _image_first(words: str) -> str:
+    """Put the only image of a text before the words, where it stands in a line of its own after them.
+
+    LLaVA's `preprocess_multimodal` does so, wherever the image stands; here one within the words stays.
+    """
+    before, mark, after = words.partition("\n" + IMAGE_MARK)
+    if mark and IMAGE_MARK not in before and not after.strip():
+        return f"{IMAGE_MARK}\n{before.strip()}"
+    return words
 
 
 def _words(turn: Any, index: int, name: str) -> str | list[Any]:
