@@ -75,6 +75,14 @@ def test_the_skip_log_counts_a_record_once_and_stops_at_the_maximum(tmp_path):
     assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["a", "b", "c"]
 
 
+def test_the_skip_log_takes_an_id_that_utf_8_cannot_say(tmp_path):
+    path = tmp_path / "skipped.jsonl"
+    SkipLog(path, max_skipped=2).add([Skipped("\ud83d (#0)", "torn")])
+    again = SkipLog(path, max_skipped=2)
+    again.add([Skipped("\ud83d (#0)", "torn")])
+    assert list(again.skipped) == ["\ud83d (#0)"]
+
+
 def test_the_skip_log_goes_on_where_a_killed_run_left_it(tmp_path):
     path = tmp_path / "skipped.jsonl"
     SkipLog(path, max_skipped=2).add([Skipped("a", "no file")])

@@ -1,5 +1,6 @@
 """The feature cache: the same features as from pixels, computed once, and never a stale or damaged one."""
 
+import json
 import os
 import pickle
 
@@ -104,7 +105,8 @@ def test_an_unreadable_image_leaves_the_others(tmp_path):
         return Tower()(images)
 
     cache = FeatureCache(tmp_path, {})
-    assert cache.add([*pictures(1, 2, 3), tmp_path / "missing.png"], encode) == 2
+    nowhere = [str(tmp_path / name) for name in ("missing.png", "a\0b.png", "\ud83d.png")]
+    assert cache.add([*pictures(1, 2, 3), *nowhere], encode) == 2
     assert [picture in cache for picture in pictures(1, 2, 3)] == [True, False, True]
 
 
@@ -153,6 +155,17 @@ def test_cached_features_give_the_loss_of_the_pixels(tiny, tmp_path):
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)  # features are rounded to bfloat16
     with pytest.raises(ValueError, match="got both"):
         model(**batch, pixel_values=torch.zeros(4, 3, 16, 16))
+
+
+@pytest.mark.parametrize("image", ["missing.png", "a\0b.png", "."])
+def test_an_image_that_cannot_be_read_is_named_with_its_record_with_a_cache_as_without(tiny, tmp_path, image):
+    _, processor = tiny.build()
+    turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "A cat."}]
+    (tmp_path / "data.json").write_text(json.dumps([{"id": 17, "image": image, "conversations": turns}]))
+    for features in (None, FeatureCache(tmp_path, {})):
+        data = ConversationDataset(open_reader(tmp_path / "data.json"), processor, features=features)
+        with pytest.raises(ValueError, match=r"17 \(#0\): cannot read image"):
+            data[0]
 
 
 def test_an_image_that_changed_under_training_is_named(tiny, tmp_path):

@@ -65,6 +65,13 @@ def mess(tmp_path):
     return path
 
 
+def test_a_bad_record_whose_id_utf_8_cannot_say_is_written_down(tmp_path):
+    (tmp_path / "data.jsonl").write_text(json.dumps({"id": "\ud83d", "conversations": [QUESTION, ANSWER]}))
+    found = verify_data(open_reader(tmp_path / "data.jsonl"), bad_file=tmp_path / "bad.jsonl")
+    (line,) = (tmp_path / "bad.jsonl").read_text().splitlines()
+    assert found.bad == 1 and json.loads(line)["id"] == "\ud83d (#0)"
+
+
 def test_every_bad_record_is_found_with_its_image_and_reason(mess, tmp_path):
     found = verify_data(open_reader(mess), bad_file=tmp_path / "bad.jsonl")
     assert (found.records, found.bad) == (8, 4)

@@ -131,7 +131,7 @@ class ConversationDataset(Dataset[dict[str, Any] | Skipped]):
         assert self.features is not None
         try:
             return self.features(image)
-        except KeyError as error:
+        except (KeyError, OSError, ValueError) as error:
             self.processor.pixel_values([image], name)  # says what is wrong with an image that cannot be read
             raise ValueError(
                 f"{name}: image {image} has no features in the cache: it changed after training began. "
@@ -185,7 +185,8 @@ class SkipLog:
             if record.id not in self.skipped:
                 self.skipped[record.id] = record
                 if self.path is not None:
-                    with self.path.open("a", encoding="utf-8") as file:
+                    # JSON's own escape for what UTF-8 cannot say: an id with half of a surrogate pair.
+                    with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                         file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
             if len(self) > self.max_skipped:
                 where = f"; all of them are in {self.path}" if self.path is not None else ""

@@ -209,7 +209,7 @@ class FeatureCache:
         for image in images:
             try:
                 digest = image_digest(image)
-            except OSError:
+            except (OSError, ValueError):  # a ValueError: no file can have such a name
                 continue
             if digest not in self.rows:
                 batch[digest] = image

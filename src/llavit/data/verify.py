@@ -216,7 +216,10 @@ def verify_data(
     processor = None if model is None else load_processor(model)
     checker = Checker(reader, processor, max_length=max_length, style=style)
     found = Findings()
-    file = open(bad_file, "w", encoding="utf-8") if bad_file is not None else None  # noqa: SIM115
+    file = None
+    if bad_file is not None:
+        # An id may hold half of a surrogate pair, which UTF-8 cannot say; JSON's own escape can.
+        file = open(bad_file, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
     try:
         for part in _parts(checker, workers):
             found.add(part)
