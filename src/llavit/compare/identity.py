@@ -25,6 +25,9 @@ _CODE: tuple[str, ...] = (
     "precision.py",
     "loading.py",
     "peak.py",
+    "llava_prompt.py",
+    "starter/weights.py",
+    "starter/gemma.py",
 )
 _CODE += tuple(f"compare/{name}.py" for name in ("cell", "points", "scoring", "small_llm", "matching"))
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
@@ -33,6 +36,8 @@ _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 @lru_cache(maxsize=1)
 def code_fingerprint() -> str:
     """Hash the code that a score depends on: model, data, training, evaluation and how a cell is run.
+
+    What it leaves out makes recipes, which are part of a cell's settings, or shows what happens.
 
     Example:
         >>> len(code_fingerprint())
