@@ -32,14 +32,13 @@ from transformers import (
     LlavaProcessor,
     PreTrainedConfig,
 )
-from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from llavit.folders import require_free, whole_folder
 from llavit.llava_prompt import conversation_v1, with_llavas_tokens
 from llavit.loading import require_source
 from llavit.model.build import build_llavit
 from llavit.model.modeling import LlavitForConditionalGeneration
-from llavit.model.processor import LlavitProcessor
+from llavit.model.processor import LlavitProcessor, padding_to_square
 from llavit.progress import quiet_transformers, status
 
 LLM_TYPES = {"llava": "llama", "llava_llama": "llama", "llava_mistral": "mistral", "llava_qwen": "qwen2"}
@@ -325,17 +324,7 @@ def _tower(
     tower = getattr(tower, "vision_model", tower) if hasattr(tower, "text_model") else tower
     if own:
         tower = _filled(MODEL_MAPPING[type(tower.config)], tower.config, own, dtype, folder)
-    if stated.get("image_aspect_ratio") != "pad":
-        return tower, prepares
-    known = prepares.to_dict()
-    kept = ("size", "crop_size", "image_mean", "image_std", "rescale_factor", "resample")
-    return tower, LlavaImageProcessorPil(
-        **{key: known[key] for key in kept if key in known},
-        do_center_crop=known.get(
-            "do_center_crop", False
-        ),  # SigLIP's resizes to a square and cuts nothing off
-        do_pad=True,
-    )
+    return tower, padding_to_square(prepares) if stated.get("image_aspect_ratio") == "pad" else prepares
 
 
 def _projector(trained: Mapping[str, torch.Tensor], folder: Path) -> dict[str, torch.Tensor]:

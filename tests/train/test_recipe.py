@@ -283,6 +283,7 @@ def test_llava15_recipes_have_the_hyperparameters_of_llava15(name):
         assert (stage.schedule, stage.warmup_ratio, stage.epochs, stage.steps) == ("cosine", 0.03, 1, None)
         assert (stage.weight_decay, stage.max_length, stage.max_grad_norm) == (0, 2048, 1.0)
     assert (pretrain.style, instruct.style) == ("plain", "chat")
+    assert (pretrain.image_aspect_ratio, instruct.image_aspect_ratio) == (None, "pad")
     assert (instruct.lora is not None) == lora
     if instruct.lora is not None:
         assert (instruct.lora.rank, instruct.lora.alpha) == (128, 256)

@@ -11,6 +11,7 @@ from typing import ClassVar
 import pytest
 import torch
 import yaml
+from PIL import Image
 from transformers import TrainerCallback
 
 from llavit import LlavitForConditionalGeneration, LlavitProcessor, precision
@@ -44,6 +45,29 @@ def run(tiny, tmp_path_factory):
     result = train(tiny.recipe(), output=folder, progress=False)
     assert result == folder / "instruct"
     return folder
+
+
+def test_a_stage_may_pad_images_and_its_model_does_so_from_then_on(tiny, tmp_path):
+    image = Image.new("RGB", (40, 20), (255, 0, 0))
+    seen = {}
+    step = LlavitTrainer.training_step
+
+    def watched(self, model, inputs, *args):
+        seen[self.stage.name] = inputs["pixel_values"]
+        return step(self, model, inputs, *args)
+
+    recipe = tiny.recipe("stages.1.image_aspect_ratio=pad", "stages.0.steps=1", "stages.1.steps=1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LlavitTrainer, "training_step", watched)
+        train(recipe, output=tmp_path, progress=False)
+    # The pictures are 20 x 18 and of one colour each: padded, they have a margin above and below.
+    edges = {name: (pixels[0][:, 0] - pixels[0][:, 8]).abs().max() for name, pixels in seen.items()}
+    assert edges["pretrain"] < 1e-3 and edges["instruct"] > 0.1
+    processors = [LlavitProcessor.from_pretrained(tmp_path / name) for name in ("pretrain", "instruct")]
+    assert torch.equal(
+        processors[0].with_padding().pixel_values([image]), processors[1].pixel_values([image])
+    )
+    assert not torch.equal(processors[0].pixel_values([image]), processors[1].pixel_values([image]))
 
 
 def test_each_stage_moves_what_trains_and_leaves_the_rest_equal_to_the_bit(run, tiny):

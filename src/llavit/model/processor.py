@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from transformers import LlavaProcessor
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from llavit.model.chat import (
     Message,
@@ -93,6 +94,19 @@ class LlavitProcessor(LlavaProcessor):
             patch_size=self.patch_size,
             vision_feature_select_strategy=self.vision_feature_select_strategy,
             chat_template=chat_template,
+            image_token=self.image_token,
+            num_additional_image_tokens=self.num_additional_image_tokens,
+        )
+
+    def with_padding(self) -> "LlavitProcessor":
+        """Return a processor that differs in its images only: nothing is cut off them (`padding_to_square`)."""
+        template: Any = self.chat_template
+        return LlavitProcessor(
+            padding_to_square(self.image_processor),
+            self.tokenizer,
+            patch_size=self.patch_size,
+            vision_feature_select_strategy=self.vision_feature_select_strategy,
+            chat_template=template,
             image_token=self.image_token,
             num_additional_image_tokens=self.num_additional_image_tokens,
         )
@@ -271,6 +285,27 @@ class LlavitProcessor(LlavaProcessor):
         columns = {**encoded, "image_ids": image_ids}
         # Not torch's repeat_interleave: it starts OpenMP's threads in every thread that prepares prompts.
         return {key: torch.from_numpy(column.numpy().repeat(repeats)) for key, column in columns.items()}
+
+
+def padding_to_square(image_processor: Any) -> Any:
+    """Return an image processor that first pads an image to a square with the mean colour, as LLaVA-1.5 does.
+
+    It differs in that only; one that pads already is returned as it is.
+
+    Args:
+        image_processor: with a fixed output size, as CLIP's, SigLIP's or DINOv2's.
+    """
+    if getattr(image_processor, "do_pad", False):
+        return image_processor
+    known = image_processor.to_dict()
+    kept = ("size", "crop_size", "image_mean", "image_std", "rescale_factor", "resample")
+    return LlavaImageProcessorPil(
+        **{key: known[key] for key in kept if key in known},
+        do_center_crop=known.get(
+            "do_center_crop", False
+        ),  # SigLIP's resizes to a square and cuts nothing off
+        do_pad=True,
+    )
 
 
 def _limit(encoded: dict[str, torch.Tensor], max_length: int, may_cut: bool, name: str) -> None:

@@ -44,6 +44,9 @@ class Stage:
         max_length: longer samples are cut, in tokens; images never are.
         style: "chat" renders samples with the chat template; "plain" is LLaVA's way to pretrain, images and
             captions only.
+        image_aspect_ratio: "pad" pads images to a square with the mean colour before anything else, in this stage and
+            in what it makes, so that nothing is cut off: LLaVA-1.5's instruct stage does. Not given, images are
+            prepared as the stage before did, or as the tower's own processor says (CLIP's cuts out the middle).
         pack_length: tokens of a row into which short samples are packed, without seeing each other; not given,
             each sample has a row of its own. Changes speed, not the result.
         group_by_length: put samples of like length into one micro-batch, of those of the same optimizer step.
@@ -71,6 +74,7 @@ class Stage:
     max_grad_norm: float = 1.0
     max_length: int | None = None
     style: Literal["chat", "plain"] = "chat"
+    image_aspect_ratio: Literal["pad"] | None = None
     pack_length: int | None = None
     group_by_length: bool = False
     lora: LoraSpec | None = None

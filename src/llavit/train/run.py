@@ -117,6 +117,8 @@ def train(
         set_seed(recipe.seed)
         with quiet_transformers():
             model, processor = _start(recipe.model) if index == 0 else _load(stores[index - 1].result)
+            if stage.image_aspect_ratio == "pad":
+                processor = processor.with_padding()
             if index == 0 and recipe.model.vision_feature_norm:
                 _calibrate(model, processor, readers[0], stage)
             _run_stage(

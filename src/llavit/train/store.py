@@ -34,7 +34,7 @@ _HOW_NOT_WHAT = (
 _NOT_THE_RECORDS = ("path", "format", "split", "limit", "mixture", "on_error", "max_skipped")
 """Keys of a stage's data for which its records stand, or that only say when to stop."""
 
-_LATER = {"style": "chat", "lora": None, "frozen_dtype": "float32"}
+_LATER = {"style": "chat", "image_aspect_ratio": None, "lora": None, "frozen_dtype": "float32"}
 """Keys of a stage that came later, and the values that stand for their absence: older runs go on."""
 
 _LATER_IN_MODEL = {"projector_width": None, "visual_qkv_start": "copy"}
