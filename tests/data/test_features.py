@@ -64,6 +64,20 @@ def test_a_tower_saved_as_bfloat16_computes_it_has_the_key_of_the_one_it_came_fr
     assert cache_key(saved, {}, computed_in=torch.bfloat16) != keys[0]
 
 
+def test_a_tower_whose_config_alone_was_put_right_has_another_key(tiny):
+    tower = tiny.build().model.model.vision_tower
+    before = cache_key(tower, {})
+    tower.config.dtype = torch.bfloat16
+    tower.config._name_or_path = "elsewhere"
+    assert cache_key(tower, {}) == before
+    for name, value in (("hidden_act", "gelu"), ("layer_norm_eps", 1e-6), ("num_attention_heads", 4)):
+        old = getattr(tower.config, name)
+        assert old != value
+        setattr(tower.config, name, value)
+        assert cache_key(tower, {}) != before
+        setattr(tower.config, name, old)
+
+
 def test_a_changed_image_file_has_no_features(tmp_path):
     path = tmp_path / "a.png"
     pictures(7)[0].save(path)

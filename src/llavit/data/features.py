@@ -1,8 +1,8 @@
 """Feature cache: what a frozen vision tower sees in each image, computed once and read from disk ever after.
 
 The tower is frozen in both of LLaVA's stages, so all epochs, variants and seeds can share its features. They are
-stored in bfloat16 and memory-mapped. What they depend on is in the name of their folder (`cache_key`): tower
-weights, preprocessing, layers. What each belongs to is the hash of the image's bytes. So a change of either is not
+stored in bfloat16 and memory-mapped. What they depend on is in the name of their folder (`cache_key`): tower weights
+and config, preprocessing, layers. What each belongs to is the hash of the image's bytes. So a change of either is not
 a stale entry but a missing one.
 
     FOLDER/KEY/key.json            what the key was made of
@@ -34,6 +34,16 @@ Encode = Callable[[list[Any]], torch.Tensor]
 """Images to features: n images to (n, v, f)."""
 
 
+_HOW_IT_IS_HELD = (
+    "_name_or_path",
+    "_attn_implementation",
+    "attn_implementation",
+    "dtype",
+    "transformers_version",
+)
+"""Of a tower's config, what says nothing about its features."""
+
+
 def image_digest(image: Any) -> str:
     """Hash an image: a file's bytes, or all of a picture that `to_rgb` looks at: mode, size, pixels, palette, ...
 
@@ -62,7 +72,8 @@ def cache_key(
     Args:
         tower: its weights are hashed, as the computation takes them: a run under autocast rounds the matrices of
             linear layers and convolutions to its dtype, so a tower that was saved with these rounded has the key of
-            the one it came from, and the same features to the bit.
+            the one it came from, and the same features to the bit. What its config says counts as well: an
+            activation that was put right leaves the weights alone and changes every feature.
         settings: preprocessing, layers and so on; plain values.
         computed_in: dtype of the run.
 
@@ -80,7 +91,15 @@ def cache_key(
         taken = tensor.detach().to(computed_in) if name in rounded else tensor.detach()
         weights.update(name.encode())
         weights.update(taken.float().cpu().contiguous().numpy().tobytes())
-    return {**settings, "computed in": str(computed_in), "tower": weights.hexdigest()}
+    key = {**settings, "computed in": str(computed_in), "tower": weights.hexdigest()}
+    config: Any = getattr(tower, "config", None)
+    if config is not None:
+        key["tower config"] = {
+            name: value
+            for name, value in sorted(config.to_dict().items())
+            if isinstance(value, bool | int | float | str) and name not in _HOW_IT_IS_HELD
+        }
+    return key
 
 
 class FeatureCache:
