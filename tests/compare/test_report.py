@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llavit.compare.grid import Against
+from llavit.compare.identity import code_fingerprint
 from llavit.compare.pictures import pictures
 from llavit.compare.report import gain_rows, html, markdown, tables, write_reports
 from llavit.compare.summary import as_json, summarise
@@ -199,6 +200,44 @@ def test_files_are_written_and_pictures_are_pictures(there):
         "samples.png",
         "parameters.png",
     }
+
+
+def test_results_that_are_left_out_are_said_at_the_top_and_beside_each_picture(there, tmp_path):
+    other = type(there)(there.grid, there.output, type(there.results)(tmp_path), accept_code=True)
+    cells = other.cells()
+    for cell in cells[:3]:
+        other.results.write(
+            cell, record(other, cell) | {"code": code_fingerprint() if cell is cells[0] else "old"}
+        )
+    write_reports(other)
+    assert (tmp_path / "scores.png").is_file()
+    other.accept_code = False
+    text = (write_reports(other) / "results.md").read_text()
+    assert "- LEFT OUT: 2 cells have a result that is in no table and no picture" in text.split("##")[0]
+    assert text.count("; without 2 cells whose results other code or other settings made](") == 3
+    other.results.write(cells[0], record(other, cells[0]))
+    text = (write_reports(other) / "results.md").read_text()
+    assert "- LEFT OUT: 3 cells" in text and "![" not in text
+    assert not list(tmp_path.glob("*.png"))  # those of the report before show what this one does not
+
+
+def test_a_comparison_that_no_seed_allows_is_said(there, tmp_path):
+    other = type(there)(there.grid, there.output, type(there.results)(tmp_path), accept_code=True)
+    for cell in other.cells():
+        if cell.name in ("tiny.full.llava.1", "tiny.full.visual-qkv.0"):
+            other.results.write(cell, record(other, cell))
+    found = summarise(other)
+    assert not found.gains
+    assert (
+        "NOT COMPARED with llava on tiny, full, for want of a seed that both have: visual-qkv." in found.notes
+    )
+
+
+def test_a_legend_says_how_many_seeds_are_behind_a_mean(summary, there):
+    for figure, _ in pictures(summary, there).values():
+        labels = {text.get_text() for text in figure.axes[0].get_legend().get_texts()}
+        assert {label.rpartition("llava")[2] for label in labels if "llava" in label} == {", 3 seeds"}
+        assert any(label.endswith("visual-qkv, 1 seed") for label in labels)
 
 
 def test_a_tenth_of_a_point_does_not_fill_a_picture(summary, there):

@@ -32,7 +32,9 @@ def pictures(summary: Summary, experiment: Experiment) -> dict[str, tuple[Any, s
     """
     if not summary.lines:
         return {}
-    found = {name: (draw(summary, experiment), about) for name, (draw, about) in _DRAWN.items()}
+    count = len(summary.left_out)
+    less = f"; without {count} cells whose results other code or other settings made" if count else ""
+    found = {name: (draw(summary, experiment), about + less) for name, (draw, about) in _DRAWN.items()}
     return {name: (figure, about) for name, (figure, about) in found.items() if figure is not None}
 
 
@@ -66,7 +68,7 @@ def _bars(summary: Summary, experiment: Experiment) -> Any:
                     thick * 0.9,
                     yerr=half or None,
                     color=_colour(summary, line),
-                    label=line.variant if place == 0 else None,
+                    label=_label(line) if place == 0 else None,
                     error_kw={"elinewidth": 0.9, "capsize": 2, "ecolor": "#333333"},
                 )
                 single = [_of(record, family) for record in line.records.values()]
@@ -99,7 +101,7 @@ def _samples(summary: Summary, experiment: Experiment) -> Any:
                 sum(100 * curve[place]["score"] for curve in curves) / len(curves)
                 for place in range(len(common))
             ]
-            axis.plot(common, scores, "o-", color=colour, linewidth=1.8, markersize=4, label=line.variant)
+            axis.plot(common, scores, "o-", color=colour, linewidth=1.8, markersize=4, label=_label(line))
         last_of_first = _first_stage_samples(summary, key)
         if last_of_first is not None:
             axis.axvline(last_of_first, color="#888888", linewidth=0.8, linestyle=":")
@@ -142,7 +144,7 @@ def _parameters(summary: Summary, experiment: Experiment) -> Any:
                 color=_colour(summary, line),
                 capsize=2,
                 markersize=7,
-                label=f"{line.variant}, {line.llm}",
+                label=f"{line.llm}, {_label(line)}",
             )
         axis.set(xlabel="parameters, million (tower included)", ylabel="test score, per cent", title=size)
         _keep_small_small(axis)
@@ -157,6 +159,12 @@ def _keep_small_small(axis: Any) -> None:
     low, high = axis.get_ylim()
     more = max(0.0, 10.0 - (high - low)) / 2
     axis.set_ylim(low - more, high + more)
+
+
+def _label(line: Line) -> str:
+    """Name a line with its number of seeds: means over different seeds stand side by side."""
+    count = len(line.records)
+    return f"{line.variant}, {count} seed{'s' * (count > 1)}"
 
 
 def _legend_beside(axis: Any) -> None:
@@ -189,3 +197,6 @@ _DRAWN: dict[str, tuple[Callable[[Summary, Any], Any], str]] = {
     "samples": (_samples, "Score on val against training samples"),
     "parameters": (_parameters, "Test score against parameters"),
 }
+
+PICTURES = tuple(_DRAWN)
+"""Their names."""

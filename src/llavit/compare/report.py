@@ -55,7 +55,7 @@ def write_reports(experiment: Experiment) -> Path:
 
 
 def _write(summary: Summary, experiment: Experiment, folder: Path) -> None:
-    from llavit.compare.pictures import pictures
+    from llavit.compare.pictures import PICTURES, pictures
 
     write_text(folder / "summary.json", json.dumps(as_json(summary, experiment), indent=1) + "\n")
     drawn: dict[str, str] = {}
@@ -65,6 +65,9 @@ def _write(summary: Summary, experiment: Experiment, folder: Path) -> None:
         temporary.replace(folder / f"{name}.png")
         drawn[name] = about
         _close(figure)
+    for name in PICTURES:
+        if name not in drawn:  # an earlier report's shows what this one does not
+            (folder / f"{name}.png").unlink(missing_ok=True)
     write_text(folder / "results.md", markdown(summary, experiment, drawn))
     write_text(folder / "results.html", html(summary, experiment, drawn))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,7 @@ class Summary:
         val_only: cells that were for tuning or a choice, with their score on val.
         not_run: cells without a result, with the reason.
         failed: cells whose training broke down, with the message.
+        left_out: those not run that do have a result, by other code or with other settings.
         notes: what a reader must know about how the results were made.
     """
 
@@ -100,6 +102,7 @@ class Summary:
     val_only: list[tuple[str, float]]
     not_run: list[tuple[str, str]]
     failed: list[tuple[str, str]]
+    left_out: list[str]
     notes: list[str]
 
     def line(self, variant: str, llm: str, size: str) -> Line | None:
@@ -120,6 +123,7 @@ def summarise(experiment: Experiment) -> Summary:
     val_only: list[tuple[str, float]] = []
     not_run: list[tuple[str, str]] = []
     failed: list[tuple[str, str]] = []
+    left_out: list[str] = []
     used: list[Record] = []
     unchecked = 0
     for cell in experiment.cells():
@@ -128,6 +132,7 @@ def summarise(experiment: Experiment) -> Summary:
             reasons = "; ".join(found.why) or experiment.obstacle(cell)
             why = f"{found.state}: {reasons}" if reasons else found.state
             not_run.append((cell.name, why))
+            left_out += [cell.name] * (found.record is not None)
             continue
         used.append(found.record)
         unchecked += not found.checked
@@ -140,21 +145,30 @@ def summarise(experiment: Experiment) -> Summary:
     lines = [Line(variant, llm, size, records) for (llm, size, variant), records in grouped.items()]
     for key in dict.fromkeys((line.llm, line.size) for line in lines):
         _require_same_samples(line for line in lines if (line.llm, line.size) == key)
-    summary = Summary(lines, [], val_only, not_run, failed, _notes(experiment, used, unchecked))
+    notes = _notes(experiment, used, unchecked)
+    if left_out:
+        notes.insert(
+            0,
+            f"LEFT OUT: {len(left_out)} cells have a result that is in no table and no picture, as other code made it "
+            "or other settings; they are named under what was not run. --accept-code takes those of other code.",
+        )
+    summary = Summary(lines, [], val_only, not_run, failed, left_out, notes)
+    alone: dict[str, list[str]] = {}  # by a baseline, the variants that have no seed in common with it
     for line in lines:
         for name in experiment.grid.baselines:
-            other = summary.line(name, line.llm, line.size)
-            if other is not None and other is not line:
-                _compare(summary.gains, line, other)
+            if name != line.variant and not _compare(summary, line, name, line.llm):
+                alone.setdefault(f"{name} on {line.llm}, {line.size}", []).append(line.variant)
     for one in experiment.grid.against:
         for size in experiment.grid.sizes:
-            ours, theirs = (
-                summary.line(one.variant, one.llm, size),
-                summary.line(one.baseline, one.baseline_llm, size),
-            )
-            if ours is not None and theirs is not None:
-                _require_same_samples([ours, theirs])
-                _compare(summary.gains, ours, theirs)
+            ours = summary.line(one.variant, one.llm, size)
+            if ours is not None and not _compare(summary, ours, one.baseline, one.baseline_llm):
+                alone.setdefault(f"{one.baseline} on {one.baseline_llm}, {size}", []).append(
+                    f"{one.variant} on {one.llm}"
+                )
+    for baseline, variants in alone.items():
+        notes.append(
+            f"NOT COMPARED with {baseline}, for want of a seed that both have: {', '.join(variants)}."
+        )
     return summary
 
 
@@ -179,10 +193,13 @@ def tested_families(lines: Iterable[Line]) -> dict[str, str]:
     return {key: family for name in FAMILIES for key, family in sorted(tasks.items()) if family == name}
 
 
-def _compare(gains: list[Gain], line: Line, other: Line) -> None:
-    seeds = tuple(seed for seed in line.records if seed in other.records)
-    if not seeds:
-        return
+def _compare(summary: Summary, line: Line, baseline: str, llm: str) -> bool:
+    """Add the gain over a baseline at the same size; False where there is no seed of both."""
+    other = summary.line(baseline, llm, line.size)
+    seeds = tuple(seed for seed in line.records if other is not None and seed in other.records)
+    if other is None or not seeds:
+        return False
+    _require_same_samples([line, other])
     families = tested_families([line])
 
     def points(one: Line) -> list[dict[str, list[float]]]:
@@ -196,7 +213,7 @@ def _compare(gains: list[Gain], line: Line, other: Line) -> None:
     def mean(one: Line) -> float:
         return sum(one.records[seed]["test"]["score"] for seed in seeds) / len(seeds)
 
-    gains.append(
+    summary.gains.append(
         Gain(
             line,
             other,
@@ -211,6 +228,7 @@ def _compare(gains: list[Gain], line: Line, other: Line) -> None:
             {task: difference(ours, theirs, {task: family}) for task, family in families.items()},
         )
     )
+    return True
 
 
 def _require_same_samples(lines: Iterable[Line]) -> None:
@@ -329,7 +347,7 @@ def _line_json(line: Line) -> dict[str, Any]:
         "chosen": sorted({record["chosen"] for record in line.records.values()}),
         "seeds": sorted(line.records),
         "mean": round(mean.mean, 6),
-        "ci95_over_seeds": None if mean.seeds < 2 else [round(mean.low, 6), round(mean.high, 6)],
+        "ci95_over_seeds": None if math.isnan(mean.low) else [round(mean.low, 6), round(mean.high, 6)],
         "baselines": line.first["test"]["baselines"],
         "families": {name: round(line.of_family(name).mean, 6) for name in line.first["test"]["families"]},
         "parameters": total,
