@@ -79,6 +79,21 @@ def test_no_difference_at_all_has_p_one_and_an_interval_as_wide_as_the_questions
     assert found[1].high == pytest.approx(1.9842 * 0.013865, abs=1e-4)
 
 
+def test_a_task_with_a_single_question_is_not_certain():
+    """Half of the mean hangs on one question: what the other half's questions say is the smaller part."""
+    families = {"many": "x", "one": "y"}
+    ours, theirs = {"many": [1.0] * 20 + [0.0] * 80, "one": [1.0]}, {"many": [0.0] * 100, "one": [0.0]}
+    found = difference([ours], [theirs], families)
+    of_many = difference([ours], [theirs], {"many": "x"})
+    assert found.high - found.mean > of_many.high - of_many.mean
+    assert found.p > 0.05
+
+
+def test_seeds_that_scored_the_same_have_no_interval_rather_than_one_without_width():
+    assert math.isnan(over_seeds([0.5, 0.5]).low) and math.isnan(over_seeds([0.5, 0.5, 0.5]).high)
+    assert over_seeds([0.5, 0.5, 0.6]).low < 0.5
+
+
 def test_few_questions_that_all_speak_for_one_side_are_not_certain():
     three, many = ([{"t": [1.0] * units}] for units in (3, 50))
     found = [difference(side, [{"t": [0.0] * len(side[0]["t"])}], {"t": "general"}) for side in (three, many)]

@@ -12,7 +12,8 @@ many where there are many questions. These degrees are too many where two or thr
 close; so the interval is never narrower than Student's t over the seeds' differences alone, nor p smaller.
 With one seed the first term is unknown: the interval then covers questions only, and says so.
 Where all units differ alike, their spread cannot be seen. It is then taken with two more units in each task, one that
-speaks for either side (as Bonett and Price do for proportions, 2012), so that few questions never look certain.
+speaks for either side (as Bonett and Price do for proportions, 2012), so that few questions never look certain. So is
+that of a task with a single unit.
 """
 
 from __future__ import annotations
@@ -86,8 +87,9 @@ def difference(ours: Sequence[Points], theirs: Sequence[Points], families: Mappi
             of_tasks.append((part, len(over_seeds) - 1))
     mean = float(np.mean(rows))
     of_seeds = [(float(np.var(rows, ddof=1)) / len(rows), len(rows) - 1)] if len(rows) > 1 else []
-    if not any(part for part, _ in of_seeds + of_tasks):
-        of_tasks = [_unseen_spread(per_unit[task], weight) for task, weight in weights.items()]
+    alike = not any(part for part, _ in of_seeds + of_tasks)
+    unseen = [task for task in weights if alike or per_unit[task].shape[1] == 1]
+    of_tasks += [_unseen_spread(per_unit[task], weights[task]) for task in unseen]
     half, p = _interval(mean, of_seeds + of_tasks)
     if of_seeds and of_seeds[0][0]:
         half, p = map(max, (half, p), _interval(mean, of_seeds))
@@ -95,7 +97,10 @@ def difference(ours: Sequence[Points], theirs: Sequence[Points], families: Mappi
 
 
 def over_seeds(scores: Sequence[float]) -> Difference:
-    """Give the mean of one variant's scores, with the 95 % interval over seeds (Student's t); NaN for a single seed.
+    """Give the mean of one variant's scores, with the 95 % interval over seeds (Student's t).
+
+    Its ends are NaN for a single seed, and where all seeds scored the same: their spread cannot be seen then, and an
+    interval without width would claim that there is none.
 
     Raises:
         ImportError: SciPy is not installed.
@@ -106,7 +111,7 @@ def over_seeds(scores: Sequence[float]) -> Difference:
         (0.5, 0.252, 0.748)
     """
     mean = float(np.mean(scores))
-    if len(scores) < 2:
+    if len(set(scores)) < 2:
         return Difference(mean, math.nan, math.nan, math.nan, len(scores))
     error = float(np.std(scores, ddof=1)) / math.sqrt(len(scores))
     half = _students_t(len(scores) - 1) * error
