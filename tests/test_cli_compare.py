@@ -35,6 +35,12 @@ def test_it_lists_runs_reports_and_goes_on(tiny, tmp_path):
     [
         (["tinny"], "did you mean `tiny`"),
         (["GRID", "--only", "big"], "--only big: no such cell; there are tiny.full.llava.0"),
+        (
+            ["GRID", "--report", "--only", "llavit"],
+            "--report writes of all cells and runs nothing: leave out --only",
+        ),
+        (["GRID", "--list", "--budget", "3"], "--list runs nothing: leave out --budget"),
+        (["GRID", "--list", "--report"], "say one of them"),
     ],
 )
 def test_what_a_user_got_wrong_is_one_line_and_exit_code_2(tiny, tmp_path, arguments, message, monkeypatch):

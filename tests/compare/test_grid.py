@@ -4,6 +4,7 @@ import pytest
 
 from llavit.compare.cells import Cell, candidates_of, cells_of, chosen_cells
 from llavit.compare.grid import GRIDS, load_grid
+from llavit.compare.scoring import tasks_of
 from llavit.compare.variants import SHIPPED, cell_recipe, changes_of, variant_of
 from llavit.model.families import FAMILIES
 from llavit.train.flops import meta_model
@@ -56,6 +57,8 @@ def test_a_shipped_grid_is_valid_and_its_cells_have_recipes(name, tmp_path):
         ),
         ("corpus: {pretrain: 1, instruct: 1, val: 1, full: true, brief: true}\n", "leave out test, kinds"),
         ("about: [x]\n", "about: expected a text"),
+        ("variants: {a: {set: [seed=3]}}\n", "expected no seed, as each cell sets its own, got 'seed=3'"),
+        ("corpus: {pretrain: 1, instruct: 1, val: 1, edition: full}\n", "say full: true"),
     ],
 )
 def test_what_is_wrong_in_a_grid_is_named(tiny, tmp_path, more, message):
@@ -71,6 +74,8 @@ def test_what_is_wrong_in_a_grid_is_named(tiny, tmp_path, more, message):
         ("seeds: [0, 1]", "seeds: [0, 1], llms: [big]", r"cells\[0\].llms: there is no 'big'"),
         ("several: [1, 2]", "several: [1]", "expected at least two layers"),
         ("candidates: [1, 2]", "candidates: []", "expected layers.candidates"),
+        ("set: [stages", "set: [feature_cache=null, stages", "expected no feature_cache, as each cell"),
+        ("tiny: {{set:", "tiny: {{scratch: {{}}, set:", "expected model.llm in set, or scratch, got both"),
     ],
 )
 def test_a_wrong_value_is_named(tiny, tmp_path, old, new, message):
@@ -218,6 +223,12 @@ def test_the_file_of_a_cell_is_named_by_it(grid_file, tmp_path):
     assert there.results.path(Cell("llavit", "tiny", "full", 1)) == (
         tmp_path / "results/cells/tiny.full.llavit.1.json"
     )
+
+
+def test_tasks_are_not_asked_for_in_vain(tiny, tmp_path):
+    path = save_grid(tiny, tmp_path, grid=GRID.replace("points: 2", "points: 2, tasks: colour"))
+    with pytest.raises(ValueError, match=r"evaluation\.tasks: .*got 'colour' and files only: .*test\.json"):
+        tasks_of(load_grid(path).evaluation, "test")
 
 
 def test_a_size_may_give_an_llm_steps_of_its_own(tiny, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +48,17 @@ def compare(
     from llavit.compare.grid import load_grid
     from llavit.compare.run import Experiment, run_grid
 
+    runs = {
+        "--budget": budget is not None,
+        "--keep-weights": keep_weights,
+        "--only": bool(only) and not list_,
+    }
+    ignored = [name for name, given in runs.items() if given]
+    if list_ and report:
+        raise ValueError("--list shows and --report writes: say one of them")
+    if (list_ or report) and ignored:
+        what = "--list runs nothing" if list_ else "--report writes of all cells and runs nothing"
+        raise ValueError(f"{what}: leave out {', '.join(ignored)}")
     experiment = Experiment.at(load_grid(grid), output, results, accept_code)
     if list_:
         from llavit.compare.progress import listing
@@ -57,7 +69,11 @@ def compare(
     if report:
         from llavit.compare.report import write_reports
 
-        typer.echo(write_reports(experiment))
+        folder = write_reports(experiment)
+        notes = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["notes"]
+        for note in (note for note in notes if note.startswith("LEFT OUT")):
+            typer.echo(note, err=True)
+        typer.echo(folder)
         return
     with ends_when_stopped():
         run_grid(experiment, only=only or (), budget=budget, keep_weights=keep_weights)

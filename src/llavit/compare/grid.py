@@ -17,6 +17,13 @@ from llavit.train.schema import build, parse_yaml, suggest
 
 GRIDS = Path(__file__).parent / "grids"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+_-]*$")
+_OF_A_CELL = {
+    "seed": "give the cells seeds",
+    "name": "a cell is named by what it is",
+    "output": "say where with --output",
+    "feature_cache": "all cells share one in the output folder",
+}
+"""Keys of a recipe that a change would set in vain, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +62,9 @@ class Variant:
     best_of: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _require_changes(self.set)
         if self.best_of and (self.set or self.extends):
             raise ValueError("best_of stands alone: leave out set and extends")
+        _require_changes(self.set)
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,8 @@ class Llm:
 
     def __post_init__(self) -> None:
         _require_changes(self.set)
+        if self.scratch is not None and any(change.startswith("model.llm=") for change in self.set):
+            raise ValueError("expected model.llm in set, or scratch, got both")
 
 
 @dataclass(frozen=True)
@@ -237,6 +246,10 @@ class Corpus:
     def __post_init__(self) -> None:
         if self.full and (self.test or self.kinds or self.vocabulary or self.brief):
             raise ValueError("full: leave out test, kinds, vocabulary and brief; the test is a benchmark")
+        if self.edition != "starter" and not self.full:
+            raise ValueError(
+                f"edition: {self.edition!r} is one of the full corpus; say full: true, or leave it out"
+            )
 
 
 @dataclass(frozen=True)
@@ -346,6 +359,10 @@ def _require_changes(changes: Iterable[str]) -> None:
         key, equals, _ = change.partition("=")
         if not key or not equals:
             raise ValueError(f"set: expected KEY=VALUE, like stages.0.steps=3, got {change!r}")
+        if key in _OF_A_CELL:
+            raise ValueError(
+                f"set: expected no {key}, as each cell sets its own, got {change!r}; {_OF_A_CELL[key]}"
+            )
 
 
 def _require_known(where: str, names: Iterable[str], known: Iterable[str]) -> None:

@@ -43,6 +43,11 @@ def tasks_of(evaluation: Evaluation, which: Literal["test", "val"]) -> list[Benc
         ValueError: bad or damaged items.
     """
     source = Path(evaluation.test if which == "test" else evaluation.val)
+    if evaluation.tasks != "all" and all(Path(one).is_file() for one in (evaluation.test, evaluation.val)):
+        raise ValueError(
+            f"evaluation.tasks: chooses among those of a benchmark's folder, got {evaluation.tasks!r} and files only: "
+            f"{evaluation.test}, {evaluation.val}; leave it out, or leave the other questions out of the files"
+        )
     tasks = _tasks(source, evaluation.tasks, _stamp(source))
     if not any(task.family in FAMILIES for task in tasks):
         raise ValueError(f"{source}: expected at least one task of the families {', '.join(FAMILIES)}")
