@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -240,9 +241,21 @@ def test_a_legend_says_how_many_seeds_are_behind_a_mean(summary, there):
         assert any(label.endswith("visual-qkv, 1 seed") for label in labels)
 
 
-def test_a_tenth_of_a_point_does_not_fill_a_picture(summary, there):
-    from dataclasses import replace
+def test_questions_about_one_picture_are_said_to_be_no_independent_ones(there, summary, tmp_path):
+    (note,) = [note for note in summary.notes if note.startswith("SHARED PICTURES")]
+    assert note.startswith(
+        "SHARED PICTURES: 12 of 12 test questions"
+    )  # of three kinds about each of four pictures
+    test = Path(there.grid.evaluation.test)
+    rows = [row for row in json.loads(test.read_text()) if row["task"] == "colour"]
+    alone = tmp_path / "test.json"
+    alone.write_text(json.dumps([{**row, "image": str(test.parent / row["image"])} for row in rows]))
+    grid = replace(there.grid, evaluation=replace(there.grid.evaluation, test=str(alone)))
+    notes = summarise(type(there)(grid, there.output, there.results, accept_code=True)).notes
+    assert not [note for note in notes if note.startswith("SHARED PICTURES")]
 
+
+def test_a_tenth_of_a_point_does_not_fill_a_picture(summary, there):
     alike = replace(summary, lines=[line for line in summary.lines if line.variant == "llava"])
     for name in ("samples", "parameters"):
         figure, _ = pictures(alike, there)[name]
@@ -251,8 +264,6 @@ def test_a_tenth_of_a_point_does_not_fill_a_picture(summary, there):
 
 
 def test_variants_are_compared_across_llms_where_asked_for(there):
-    from dataclasses import replace
-
     grid = replace(there.grid, against=(Against("llavit", "tiny", "visual-qkv", "tiny"),))
     other = type(there)(grid, there.output, there.results, accept_code=True)
     gain = summarise(other).gains[-1]
@@ -299,8 +310,6 @@ def test_llms_that_nobody_compares_may_train_on_other_samples(two_llms):
 
 
 def test_a_comparison_across_llms_that_saw_other_samples_is_refused(two_llms):
-    from dataclasses import replace
-
     grid = replace(two_llms.grid, against=(Against("llavit", "tiny", "llava", "other"),))
     with pytest.raises(
         ValueError, match=r"other\.full\.llava\.0 and tiny\.full\.llavit\.0 did not see the same"

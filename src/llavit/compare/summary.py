@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llavit.compare.grid import Evaluation
 from llavit.compare.paired import Difference, difference, over_seeds
+from llavit.compare.scoring import tasks_of
 from llavit.evaluate.bench import FAMILIES
 
 if TYPE_CHECKING:
@@ -262,6 +265,11 @@ def _notes(experiment: Experiment, used: Sequence[Record], unchecked: int) -> li
         "All variants of a seed see the same samples in the same order, and start from the same tower and LLM; from "
         "the same projector too where it reads as many tower layers and is as wide.",
     ]
+    if shared := _sharing_a_picture(evaluation):
+        said.append(
+            f"SHARED PICTURES: {shared[0]} of {shared[1]} test questions are about a picture of another one. Intervals "
+            "and p take questions as independent, so they claim somewhat too much."
+        )
     for record in used:
         where = record["cell"]
         lost = sum(
@@ -298,6 +306,23 @@ def _notes(experiment: Experiment, used: Sequence[Record], unchecked: int) -> li
             mixed = "; ".join(f"{value}: {count} cells" for value, count in values.items())
             said.append(f"MIXED {what}: {mixed}.")
     return said
+
+
+def _sharing_a_picture(evaluation: Evaluation) -> tuple[int, int] | None:
+    """Count the test's units that have a picture of another unit, and all; None where no two share one."""
+    try:
+        tasks = tasks_of(evaluation, "test")
+    except FileNotFoundError:
+        return None
+    pictures = [
+        {task.items[place].image for place in unit} - {None}
+        for task in tasks
+        if task.family in FAMILIES
+        for unit in task.units()
+    ]
+    seen = Counter(picture for unit in pictures for picture in unit)
+    shared = sum(any(seen[picture] > 1 for picture in unit) for unit in pictures)
+    return (shared, len(pictures)) if shared else None
 
 
 def _gain_json(gain: Gain) -> dict[str, Any]:
