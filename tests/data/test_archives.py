@@ -168,6 +168,17 @@ def test_a_tar_file_that_is_compressed_cut_off_or_damaged_is_named(shards, tmp_p
 # Hugging Face data sets
 
 
+def test_a_tar_file_that_is_emptied_after_it_was_opened_is_a_bad_record_by_name(shards):
+    reader = open_reader(shards / "shard-01.tar")
+    size = (shards / "shard-01.tar").stat().st_size
+    (shards / "shard-01.tar").write_bytes(bytes(size))
+    assert reader.name(1) == "shard-01.tar (#1)"
+    with pytest.raises(
+        ValueError, match=r"record #1 at byte \d+ of .*shard-01.tar: .* changed after it was opened"
+    ):
+        reader.sample(1)
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """The same six rows as a saved data set, as one with splits and as parquet files."""

@@ -64,7 +64,10 @@ class ArrowReader:
 
     def name(self, index: int) -> str:
         """Name row `index`: its id, if there is such a column, and its place."""
-        given = self._row(index).get("id")
+        try:
+            given = self._row(index).get("id")
+        except (OSError, ValueError):  # pyarrow's errors are both: `sample` says what is wrong
+            given = None
         return f"#{index}" if given is None else f"{given} (#{index})"
 
     def sample(self, index: int) -> Sample:

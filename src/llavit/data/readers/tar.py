@@ -85,7 +85,7 @@ class TarReader:
         shard = self.shards[self._shards[index]].name
         try:
             key = _key(next(iter(self._files(index))))[0]
-        except (OSError, tarfile.TarError):
+        except (OSError, ValueError, tarfile.TarError):
             return f"{shard} (#{index})"
         return f"{shard}/{key} (#{index})"
 
@@ -137,6 +137,11 @@ class TarReader:
                 stretch = io.BytesIO(file.read(stop - start))
             with tarfile.open(fileobj=stretch, mode="r:") as tar:
                 found = {m.name: tar.extractfile(m).read() for m in tar if _belongs(m)}  # type: ignore[union-attr]
+            if not found:
+                raise ValueError(
+                    f"record #{index} at byte {start} of {self.shards[self._shards[index]]}: its part of the tar file "
+                    "holds no file any more; the tar file changed after it was opened"
+                )
             self._last = index, found
         return self._last[1]
 
