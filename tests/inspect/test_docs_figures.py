@@ -119,6 +119,39 @@ def test_losses_on_the_benchmark_are_those_of_the_result_files():
         )
 
 
+def test_losses_on_more_of_the_benchmark_are_those_of_the_result_files():
+    section = said("Knock-out").split("### On the benchmark", 1)[1]
+    rows = re.findall(r"^\| (LLaVA|LLaViT) \| ([a-z ]+) \| (.+) \|$", SECTIONS["Knock-out"], re.MULTILINE)
+    found = {"LLaVA": facts("knockout-starter-llava"), "LLaViT": facts("knockout-starter-llavit")}
+    assert [(model, name, cells.split(" | ")) for model, name, cells in rows] == [
+        (model, name, [points(loss[family]) for family in one["families"]])
+        for model, one in found.items()
+        for name, loss in one["losses"].items()
+    ]
+    scores = [f"{name} {100 * one['scores']['mean']['value']:.1f}" for name, one in found.items()]
+    assert ", ".join(scores) in section
+    for one in found.values():
+        assert one["families"] == ["general", "knowledge", "ocr_chart", "vision_centric", "mean"]
+        assert one["items"] == [400, 400, 400, 400, 1600] and one["settings"]["mode"] == "likelihood"
+        assert f"--limit {one['settings']['limit']} " in section
+
+    def beyond(model: str, name: str) -> list[str]:
+        return [family for family, loss in found[model]["losses"][name].items() if loss["low"] > 0]
+
+    used = ["general", "ocr_chart"]
+    assert beyond("LLaViT", "no image at all") == beyond("LLaViT", "visual to visual") == used
+    assert beyond("LLaVA", "no image at all") == ["general"] and beyond("LLaVA", "visual to visual") == []
+    assert beyond("LLaViT", "visual to later visual") == []
+    losses = {name: one["losses"]["visual to visual"] for name, one in found.items()}
+    for words in (
+        f"{points(losses['LLaViT']['general'])} points of the general questions",
+        f"{points(losses['LLaViT']['ocr_chart'])} of those about text and charts",
+        f"The mean over families loses {points(losses['LLaViT']['mean'])}.",
+        f"it loses {points(losses['LLaVA']['general'])}.",
+    ):
+        assert words in section
+
+
 def of_the_comparison() -> dict[str, dict]:
     return {
         f"{llm} {model}": facts(f"knockout-{llm}-{model}")
