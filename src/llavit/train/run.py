@@ -34,7 +34,7 @@ from llavit.train.progress import STEP_LOG, StageProgress, StepLog
 from llavit.train.recipe import ModelSpec, Recipe, Stage
 from llavit.train.schema import to_plain
 from llavit.train.stopping import StopAtStepEnd, Stopped
-from llavit.train.store import StageStore, digest, stage_identity, write_text
+from llavit.train.store import RESULT, StageStore, digest, stage_identity, write_text
 from llavit.train.throughput import peak_tflops
 from llavit.train.trainer import LlavitTrainer, checkpoints
 
@@ -224,11 +224,7 @@ def _run_stage(
         console.print(
             f"{stage.name}: {len(skip_log)} bad records were left out, see {SKIPPED}", highlight=False
         )
-
-    result = store.work / "result"
-    if is_first_process():
-        shutil.rmtree(result, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
+    result = store.work / RESULT
     trainer.save_model(str(result))
     if trainer.is_world_process_zero():
         (result / "training_args.bin").unlink(missing_ok=True)  # a pickle; recipe.yaml says it all

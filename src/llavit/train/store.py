@@ -20,6 +20,12 @@ from llavit.train.recipe import Recipe, Stage
 from llavit.train.schema import to_plain
 
 RECORD = "stage.json"
+UNFINISHED = "unfinished"
+"""Folder of a checkpoint that is being written, within that of a stage under way."""
+
+RESULT = "result"
+"""Folder of a stage's result that is being written."""
+
 _HOW_NOT_WHAT = (
     "micro_batch_size",
     "pack_length",
@@ -92,9 +98,12 @@ class StageStore:
         """Say whether the result is there.
 
         Raises:
-            ValueError: a folder is there that holds something else: another training, or none at all.
+            ValueError: a folder is there, of the result or of the stage under way, that holds something else: another
+                training, or none at all.
         """
         if not self.result.exists():
+            if (self.work / RECORD).exists():
+                self._check(self.work)
             return False
         self._check(self.result)
         shutil.rmtree(
@@ -103,16 +112,15 @@ class StageStore:
         return True
 
     def begin(self) -> None:
-        """Open the working folder, new or as a killed run left it.
+        """Open the working folder, new or as a killed run left it, without what that one had not finished to write.
 
-        Raises:
-            ValueError: it belongs to another training.
+        Half a checkpoint is as large as a whole one: where a full disk ended the run, the next one needs its place.
         """
-        if (self.work / RECORD).exists():
-            self._check(self.work)
-            return
-        self.work.mkdir(parents=True, exist_ok=True)
-        write_text(self.work / RECORD, json.dumps(self.identity, indent=2))
+        for name in (UNFINISHED, RESULT):
+            shutil.rmtree(self.work / name, ignore_errors=True)
+        if not (self.work / RECORD).exists():
+            self.work.mkdir(parents=True, exist_ok=True)
+            write_text(self.work / RECORD, json.dumps(self.identity, indent=2))
 
     def publish(self, folder: Path) -> None:
         """Make a complete folder the stage's result and clear up."""

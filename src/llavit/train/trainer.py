@@ -41,6 +41,7 @@ from llavit.train.order import SeededOrder, by_length
 from llavit.train.parts import freeze, optimizer_groups
 from llavit.train.recipe import Stage
 from llavit.train.stopping import ignore_sigterm
+from llavit.train.store import UNFINISHED
 from llavit.train.throughput import COUNTS, Throughput, count
 
 OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
@@ -273,7 +274,7 @@ class LlavitTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(super()._get_output_dir(trial))
-        unfinished = folder / "unfinished"
+        unfinished = folder / UNFINISHED
         self._checkpoints_under = str(unfinished)
         try:
             super()._save_checkpoint(model, trial)

@@ -1,0 +1,34 @@
+"""The folder of a run where something ends it or something else asks for it."""
+
+import pytest
+
+from llavit.train.run import train
+from llavit.train.store import StageStore
+from llavit.train.trainer import LlavitTrainer, checkpoints
+
+
+def test_a_recipe_that_is_refused_leaves_the_folder_of_the_other_run_as_it_is(tiny, tmp_path, monkeypatch):
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LlavitTrainer, "train", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny.recipe(), output=tmp_path, progress=False)
+    recipe = (tmp_path / "recipe.yaml").read_bytes()
+    with pytest.raises(
+        ValueError, match=r"pretrain.work comes from another training:\s+seed: 0 there, 1 here"
+    ):
+        train(tiny.recipe("seed=1"), output=tmp_path, progress=False)
+    assert (tmp_path / "recipe.yaml").read_bytes() == recipe
+
+
+def test_what_a_run_had_not_finished_to_write_makes_room_for_the_next_one(tiny, tmp_path):
+    store = StageStore(tmp_path, tiny.recipe().stages[0], {"seed": 0})
+    store.begin()
+    for name in ("unfinished/checkpoint-4", "result", "checkpoint-2"):
+        (store.work / name).mkdir(parents=True)
+        (store.work / name / "model.safetensors").write_text("weights")
+    store.begin()
+    assert {path.name for path in store.work.iterdir()} == {"stage.json", "checkpoint-2"}
+    assert [path.name for path in checkpoints(store.work)] == ["checkpoint-2"]
