@@ -1,10 +1,30 @@
 """The folder of a run where something ends it or something else asks for it."""
 
+import os
+import signal
+
 import pytest
 
 from llavit.train.run import train
+from llavit.train.stopping import Stopped
 from llavit.train.store import StageStore
 from llavit.train.trainer import LlavitTrainer, checkpoints
+
+
+class Killed(BaseException):
+    """What a process is that nothing keeps from being killed."""
+
+
+@pytest.fixture
+def killable():
+    """SIGTERM ends the test and not pytest."""
+
+    def kill(number, frame):
+        raise Killed
+
+    before = signal.signal(signal.SIGTERM, kill)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def test_a_recipe_that_is_refused_leaves_the_folder_of_the_other_run_as_it_is(tiny, tmp_path, monkeypatch):
@@ -32,3 +52,22 @@ def test_what_a_run_had_not_finished_to_write_makes_room_for_the_next_one(tiny, 
     store.begin()
     assert {path.name for path in store.work.iterdir()} == {"stage.json", "checkpoint-2"}
     assert [path.name for path in checkpoints(store.work)] == ["checkpoint-2"]
+
+
+def test_a_stage_that_is_told_to_stop_while_its_result_is_saved_is_not_lost(
+    tiny, tmp_path, monkeypatch, killable
+):
+    save = LlavitTrainer.save_model
+
+    def told(self, folder, _internal_call=False):
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(self, folder, _internal_call)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LlavitTrainer, "save_model", told)
+        with pytest.raises(
+            Stopped, match=r"told to stop while stage pretrain was saved: it is finished, in "
+        ):
+            train(tiny.recipe("stages.0.steps=1"), output=tmp_path, progress=False)
+    assert (tmp_path / "pretrain/model.safetensors").is_file()
+    assert not (tmp_path / "pretrain.work").exists() and not (tmp_path / "instruct.work").exists()

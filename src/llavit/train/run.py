@@ -211,8 +211,12 @@ def _run_stage(
     if done:
         console.print(f"{stage.name}: resuming from {done[-1].name}", highlight=False)
     try:
-        with stop, held_heap():
-            trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
+        # Also while the result is saved: a kill then would cost the whole stage, where no checkpoint was asked for.
+        with stop:
+            with held_heap():
+                trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
+            if not stop.stopped:
+                _publish(trainer, processor, store)
     finally:
         bar.close()
     if stop.stopped:
@@ -224,6 +228,15 @@ def _run_stage(
         console.print(
             f"{stage.name}: {len(skip_log)} bad records were left out, see {SKIPPED}", highlight=False
         )
+    if trainer.any_process(stop.told):
+        raise Stopped(
+            f"told to stop while stage {stage.name} was saved: it is finished, in {store.result}; the same command "
+            "goes on from there"
+        )
+
+
+def _publish(trainer: LlavitTrainer, processor: Any, store: StageStore) -> None:
+    """Save a trained stage's result; all processes must call it, the first one writes."""
     result = store.work / RESULT
     trainer.save_model(str(result))
     if trainer.is_world_process_zero():
