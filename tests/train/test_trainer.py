@@ -2,11 +2,12 @@ import json
 
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from llavit.data import Collator, ConversationDataset, SkipLog, open_reader
 from llavit.model.compat import recompute_activations
 from llavit.train import arguments as arguments_module
+from llavit.train import trainer as trainer_module
 from llavit.train.arguments import total_samples, training_arguments
 from llavit.train.order import SeededOrder
 from llavit.train.trainer import LlavitTrainer, checkpoints
@@ -29,7 +30,7 @@ class Watch(TrainerCallback):
 
 @pytest.fixture
 def trainer(tiny, tmp_path):
-    def make(*overrides, stage=0, model=None, data=None, dtype=torch.float32):
+    def make(*overrides, stage=0, model=None, data=None, dtype=torch.float32, fsdp2=False):
         if model is None:
             torch.manual_seed(0)
             model = tiny.build().model
@@ -39,7 +40,7 @@ def trainer(tiny, tmp_path):
         args = training_arguments(made, tmp_path, records=len(reader), seed=0, dtype=dtype)
         watch = Watch()
         log = SkipLog(max_skipped=made.data.max_skipped)
-        built = LlavitTrainer(model, made, args, dataset, Collator(0), log, callbacks=[watch])
+        built = LlavitTrainer(model, made, args, dataset, Collator(0), log, callbacks=[watch], fsdp2=fsdp2)
         built.watch = watch
         return built
 
@@ -239,6 +240,15 @@ def test_processes_that_do_not_find_each_other_do_not_train_alone(trainer, monke
     monkeypatch.setattr(arguments_module, "world_size", lambda: 2)
     with pytest.raises(ValueError, match=r"WORLD_SIZE is 2, but accelerate finds 1 processes: .*torchrun"):
         trainer("stages.0.micro_batch_size=2")
+
+
+@pytest.mark.parametrize("fsdp2", [False, True])
+def test_a_model_that_is_to_be_cut_up_is_not_put_on_a_device_as_a_whole(trainer, monkeypatch, fsdp2):
+    moved = []
+    monkeypatch.setattr(Trainer, "_move_model_to_device", lambda self, model, device: moved.append(device))
+    monkeypatch.setattr(trainer_module, "world_size", lambda: 2)
+    trainer(fsdp2=fsdp2)
+    assert len(moved) == (not fsdp2)
 
 
 def test_features_are_standardised_by_the_first_images_of_the_data(tiny, tmp_path):

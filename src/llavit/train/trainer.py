@@ -129,6 +129,11 @@ class LlavitTrainer(Trainer):
                 handler.gradient_as_bucket_view = True
         return args
 
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        """Leave a model that is to be cut up where it is: the whole of it may not fit into one device."""
+        if not self.fsdp2:
+            super()._move_model_to_device(model, device)
+
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any
     ) -> Any:
