@@ -1,10 +1,12 @@
 import json
 import os
 import re
+import resource
 import signal
 import struct
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from llavit.data import Collator, ConversationDataset, open_reader
 from llavit.train import throughput
 from llavit.train.flops import training_flops
 from llavit.train.logs import numbers
-from llavit.train.progress import read_step_log
+from llavit.train.progress import StepLog, read_step_log
 from llavit.train.run import train
 from llavit.train.stopping import Stopped
 from llavit.train.throughput import COUNTS, Throughput, count, known_peak_tflops, peak_tflops
@@ -60,6 +62,24 @@ def test_each_step_is_measured(run, tiny):
     assert row["tokens_per_second"] == pytest.approx(row["tokens"] / row["seconds"])
     assert 0 < row["padding"] < 1 and row["skipped"] == 0
     assert 0 < row["mfu"] < 1
+
+
+def test_a_full_disk_does_not_cost_the_steps_that_were_logged(tmp_path):
+    log = tmp_path / "train_log.jsonl"
+    log.write_text("".join(json.dumps({"step": step, "loss": 1.0}) + "\n" for step in range(1, 101)))
+    before = log.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (100, limits[1])
+    )  # a file of more bytes fails, as on a full disk
+    try:
+        with pytest.raises(OSError):
+            StepLog(log).on_train_begin(
+                None, SimpleNamespace(is_world_process_zero=True, global_step=90), None
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert log.read_bytes() == before
 
 
 def test_the_docs_explain_every_key_of_the_log(run):

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
+from llavit.train.store import write_text
+
 STEP_LOG = "train_log.jsonl"
 _LINE_EVERY = 30.0  # seconds
 _SMOOTHING = 0.9  # of the loss shown; about the last 10 steps
@@ -102,7 +104,7 @@ class StepLog(TrainerCallback):
         """Keep the lines up to the step at which the run goes on."""
         if state.is_world_process_zero:
             kept = [row for row in read_step_log(self.path) if row["step"] <= state.global_step]
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Write one step."""
