@@ -71,3 +71,27 @@ def test_a_stage_that_is_told_to_stop_while_its_result_is_saved_is_not_lost(
             train(tiny.recipe("stages.0.steps=1"), output=tmp_path, progress=False)
     assert (tmp_path / "pretrain/model.safetensors").is_file()
     assert not (tmp_path / "pretrain.work").exists() and not (tmp_path / "instruct.work").exists()
+
+
+def test_checkpoints_and_results_are_on_disk_before_they_have_their_names(tiny, tmp_path, monkeypatch):
+    """And so before anything that they stand for is deleted: a machine may lose power at any time."""
+    flushed, named, sync, rename = set(), [], os.fsync, os.replace
+
+    def fsync(descriptor):
+        flushed.add(os.stat(descriptor).st_ino)
+        sync(descriptor)
+
+    def replace(source, target):
+        if os.path.isdir(source):
+            inside = [
+                source,
+                *(os.path.join(where, name) for where, _, names in os.walk(source) for name in names),
+            ]
+            named.append((os.path.basename(target), [i for i in inside if os.stat(i).st_ino not in flushed]))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    steps = ("stages.0.steps=1", "stages.0.save_every=1", "stages.1.steps=1")
+    train(tiny.recipe(*steps), output=tmp_path, progress=False)
+    assert named == [("checkpoint-1", []), ("pretrain", []), ("instruct", [])]

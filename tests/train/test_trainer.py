@@ -227,6 +227,33 @@ def test_checkpoints_are_whole_and_only_the_newest_are_kept(trainer, tmp_path):
         } <= {file.name for file in path.iterdir()}
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "scheduler.pt"])
+def test_a_damaged_checkpoint_says_which_it_is_and_what_to_do(trainer, tmp_path, file):
+    trainer("stages.0.steps=1", "stages.0.save_every=1").train()
+    saved = tmp_path / "checkpoint-1"
+    (saved / file).write_bytes((saved / file).read_bytes()[:-100])
+    with pytest.raises(
+        ValueError, match=r"checkpoint-1 cannot be read: .*Delete it: the same command then goes on"
+    ):
+        trainer("stages.0.steps=2").train(resume_from_checkpoint=str(saved))
+
+
+@pytest.mark.parametrize("size", ["50GB", "20KB"])  # one file, and several as for a model of 13B
+def test_a_checkpoint_that_lacks_weights_does_not_pass_for_a_whole_one(trainer, tmp_path, size):
+    run = trainer("stages.0.steps=2")
+    run.model.save_pretrained(tmp_path / "whole", max_shard_size=size)
+    run._load_from_checkpoint(str(tmp_path / "whole"))  # the head is tied, and not in it
+    layers = run.model.model.language_model.layers
+    lacking = {name: p for name, p in run.model.state_dict().items() if ".layers.1.mlp.up_proj" not in name}
+    run.model.save_pretrained(tmp_path / "part", state_dict=lacking, max_shard_size=size)
+    before = layers[0].mlp.up_proj.weight.clone()
+    with pytest.raises(
+        ValueError, match=r"part cannot be read: 1 weights are missing or unknown, first model\.lang"
+    ):
+        run._load_from_checkpoint(str(tmp_path / "part"))
+    assert torch.equal(layers[0].mlp.up_proj.weight, before)
+
+
 def test_a_batch_that_does_not_divide_says_so(trainer, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(

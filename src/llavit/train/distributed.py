@@ -31,6 +31,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel
 
+from llavit.train.store import reading
+
 LAUNCH = Path(__file__).parent / "launch"
 """Configurations of DeepSpeed, one file for each way, and of `accelerate launch`; made to be copied."""
 
@@ -240,8 +242,15 @@ def save_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, file: Pat
 
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, file: Path) -> None:
-    """Read an optimizer's state that any number of processes wrote; all processes must call it."""
+    """Read an optimizer's state that any number of processes wrote; all processes must call it.
+
+    Raises:
+        ValueError: the file is damaged; names the checkpoint.
+    """
     many = world_size() > 1
-    state = {} if many and not is_first_process() else torch.load(file, map_location="cpu", weights_only=True)
+    state = {}
+    if not many or is_first_process():
+        with reading(file.parent):
+            state = torch.load(file, map_location="cpu", weights_only=True)
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=many)
     set_optimizer_state_dict(model, optimizer, state, options=options)

@@ -13,8 +13,13 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+
+from safetensors import SafetensorError
 
 from llavit.train.recipe import Recipe, Stage
 from llavit.train.schema import to_plain
@@ -125,7 +130,7 @@ class StageStore:
     def publish(self, folder: Path) -> None:
         """Make a complete folder the stage's result and clear up."""
         write_text(folder / RECORD, json.dumps(self.identity, indent=2))
-        os.replace(folder, self.result)
+        put_in_place(folder, self.result)
         shutil.rmtree(self.work)
 
     def _check(self, folder: Path) -> None:
@@ -161,4 +166,46 @@ def write_text(path: Path, text: str) -> None:
     """Write a file so that it is seen whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
+    _flush(temporary)
     os.replace(temporary, path)
+
+
+def put_in_place(folder: Path, place: Path) -> None:
+    """Rename a folder with all that is in it on disk, so that it is whole also after a loss of power.
+
+    A system may write names before contents, and what the folder stands for is deleted next.
+    """
+    for path in (*folder.rglob("*"), folder):
+        _flush(path)
+    os.replace(folder, place)
+    _flush(place.parent)
+
+
+@contextmanager
+def reading(checkpoint: Path) -> Iterator[None]:
+    """Say which checkpoint cannot be read, and what to do.
+
+    Raises:
+        ValueError: in place of what reading raised. Nothing but reading belongs into the block: who follows advice to
+            delete a checkpoint must not do so because a GPU was full.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError, UnpicklingError) as error:
+        raise ValueError(
+            f"{checkpoint} cannot be read: {error or type(error).__name__}. Is it damaged? Delete it: the same command "
+            "then goes on from the checkpoint before, or starts the stage again where there is none"
+        ) from error
+
+
+def _flush(path: Path) -> None:
+    if path.is_dir() and os.name != "posix":
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # not every file system flushes folders
+            raise
+    finally:
+        os.close(descriptor)

@@ -13,7 +13,6 @@ There is no evaluation here: that is another room's work.
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -41,7 +40,7 @@ from llavit.train.order import SeededOrder, by_length
 from llavit.train.parts import freeze, optimizer_groups
 from llavit.train.recipe import Stage
 from llavit.train.stopping import ignore_sigterm
-from llavit.train.store import UNFINISHED
+from llavit.train.store import UNFINISHED, put_in_place, reading
 from llavit.train.throughput import COUNTS, Throughput, count
 
 OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
@@ -130,8 +129,11 @@ class LlavitTrainer(Trainer):
         return args
 
     def _move_model_to_device(self, model: Any, device: torch.device) -> None:
-        """Leave a model that is to be cut up where it is: the whole of it may not fit into one device."""
-        if not self.fsdp2:
+        """Leave a model that is to be cut up where it is: the whole of it may not fit into one device.
+
+        Not one in 4 bits: its scales are no parameters, and only such a move takes them along.
+        """
+        if not self.fsdp2 or not all(parameter.is_floating_point() for parameter in model.parameters()):
             super()._move_model_to_device(model, device)
 
     def _prepare_for_training(
@@ -289,18 +291,28 @@ class LlavitTrainer(Trainer):
         if self.args.should_save:
             name = f"checkpoint-{self.state.global_step}"
             shutil.rmtree(folder / name, ignore_errors=True)
-            os.replace(unfinished / name, folder / name)
+            put_in_place(unfinished / name, folder / name)
             shutil.rmtree(unfinished)
             for old in checkpoints(folder)[: -self.stage.keep_checkpoints]:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if has_adapters(self.model):
-            load_adapter_weights(self.model, resume_from_checkpoint)
-            freeze(self.model, self.rates)
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        with reading(Path(resume_from_checkpoint)):
+            if has_adapters(self.model):
+                load_adapter_weights(self.model, resume_from_checkpoint)
+                freeze(self.model, self.rates)
+            else:
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Refuse weights of another model: transformers warns, and trains on with those that the stage began with."""
+        known = dict(self.model.named_parameters()) | dict(self.model.named_buffers())  # tied ones once
+        wrong = [*(name for name in load_result.missing_keys if name in known), *load_result.unexpected_keys]
+        if wrong:
+            raise ValueError(
+                f"{len(wrong)} weights are missing or unknown, first {', '.join(sorted(wrong)[:3])}"
+            )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save a folder for `from_pretrained`; all processes must call it, the first one writes."""
@@ -329,7 +341,9 @@ class LlavitTrainer(Trainer):
                     "go on with the recipe's `parallel` as it was, or delete the checkpoint"
                 )
             load_optimizer(self.model, self.optimizer, Path(checkpoint) / OPTIMIZER)
-            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
+            with reading(Path(checkpoint)):
+                schedule = torch.load(Path(checkpoint) / SCHEDULER, weights_only=True)
+            self.lr_scheduler.load_state_dict(schedule)
 
 
 def checkpoints(folder: Path) -> list[Path]:
