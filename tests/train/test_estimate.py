@@ -272,13 +272,15 @@ def test_memory_is_less_where_it_should_be(recipe_file):
 
 
 def test_devices_share_what_the_recipe_says(tiny):
-    def of(parallel, gpus):
-        recipe = tiny.recipe(f"parallel={parallel}", "stages.1.batch_size=32", "stages.1.micro_batch_size=4")
-        return estimate(recipe, gpus=gpus, length=64)[1]
+    def of(parallel, gpus, batch_size=32):
+        sizes = (f"stages.1.batch_size={batch_size}", "stages.1.micro_batch_size=4")
+        return estimate(tiny.recipe(f"parallel={parallel}", *sizes), gpus=gpus, length=64)[1]
 
     one, ddp, zero2, fsdp2 = of("ddp", 1), of("ddp", 2), of("zero2", 2), of("fsdp2", 2)
     assert (ddp.weights, ddp.gradients, ddp.optimizer) == (one.weights, one.gradients, one.optimizer)
-    assert ddp.peak == one.peak + one.gradients  # what DDP exchanges
+    assert ddp.peak == one.peak  # gradients are exchanged where they are
+    assert of("ddp", 2, batch_size=8).peak == ddp.peak  # and have their room also where none are added up
+    assert of("ddp", 1, batch_size=4).peak < one.peak
     half = (one.weights, one.gradients / 2, one.optimizer / 2)
     assert (zero2.weights, zero2.gradients, zero2.optimizer) == half
     assert (fsdp2.weights, fsdp2.gradients) == (one.weights / 2, one.gradients / 2)

@@ -35,7 +35,7 @@ class StageEstimate:
         weights: bytes on each device; this and what follows with sharding.
         gradients: see `weights`.
         optimizer: see `weights`.
-        activations: see `weights`; with what sharding gathers and what DDP copies.
+        activations: see `weights`; with what sharding gathers.
         flops: of one sample of usual length, forward and backward, with what gradient checkpointing repeats.
         samples: of the whole stage; None if the data is not there to be counted.
         length: tokens of the rows that memory is for.
@@ -126,7 +126,8 @@ def _stage(
         batch,
         dtype=dtype,
         attention="eager" if recipe.attention == "eager" else "sdpa",
-        accumulates=stage.batch_size > stage.micro * gpus,
+        # DDP has room for all gradients from the first step on, and exchanges them where they are.
+        accumulates=stage.batch_size > stage.micro * gpus or (gpus > 1 and recipe.parallel == "ddp"),
         gathers=gpus > 1 and recipe.parallel in ("fsdp2", "zero3"),
     )
     shares = _shares(recipe.parallel, gpus)
@@ -167,12 +168,8 @@ def _shares(parallel: str, gpus: int) -> dict[str, int]:
 def _gathered(
     parallel: str, gpus: int, memory: StepMemory, config: LlavitConfig, dtype: torch.dtype
 ) -> float:
-    """Count what processes hold of each other: DDP a copy of the gradients to exchange, FSDP whole layers."""
-    if gpus == 1:
-        return 0.0
-    if parallel == "ddp":
-        return memory.gradients
-    if parallel == "zero2":
+    """Count what processes hold of each other: FSDP gathers whole layers."""
+    if gpus == 1 or parallel in ("ddp", "zero2"):
         return 0.0
     layers = (
         2 * memory.largest_layer * dtype.itemsize + memory.largest_layer * 4
