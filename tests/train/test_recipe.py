@@ -87,8 +87,17 @@ def test_a_wrong_type_says_what_was_expected_and_got(recipe_file, override, mess
     ("override", "message"),
     [
         ("stages.0.batch_size=0", r"stages\[0\]: batch_size: expected more than 0, got 0"),
+        ("stages.0.name=tensorboard", "name: 'tensorboard' is the name of another folder or file of a run"),
+        (
+            "stages.0.name=pretrain.work",
+            "name: 'pretrain.work' is the name of another folder or file of a run",
+        ),
         ("stages.0.micro_batch_size=3", "batch_size 8 is not a multiple of micro_batch_size 3"),
         ("stages.0.warmup_ratio=1.0", "warmup_ratio: expected 0 <= ratio < 1, got 1.0"),
+        (
+            "stages.0.schedule=constant",
+            "constant has no warm-up, and warmup_ratio is 0.03; set it to 0, or schedule",
+        ),
         ("stages.0.learning_rates.projector=0", "every part is frozen"),
         ("stages.0.learning_rates.projector=-1e-3", "projector: expected 0 or more, got -0.001"),
         (

@@ -20,6 +20,9 @@ from llavit.train.rates import LearningRates, LoraSpec, require_positive
 from llavit.train.schema import build, merge, parse_yaml, suggest, to_plain
 
 RECIPES = Path(__file__).parent / "recipes"
+_TAKEN = ("recipe.yaml", "tensorboard", "wandb")
+"""What else there is in a run's folder beside those of stages."""
+
 Schedule = Literal["cosine", "linear", "constant", "constant_with_warmup"]
 
 
@@ -36,7 +39,7 @@ class Stage:
             given; changes memory and speed, not the result.
         steps: optimizer steps; where given, it counts instead of `epochs`.
         epochs: passes over the data; a fraction is fine.
-        schedule: how the rates go on after warm-up.
+        schedule: how the rates go on after warm-up; "constant" is without one, and wants `warmup_ratio` 0.
         warmup_ratio: share of the steps in which the rates rise from 0 to their peak.
         weight_decay: AdamW's; not applied to norms and biases.
         adam_beta2: AdamW's; how long it remembers the size of gradients.
@@ -87,6 +90,10 @@ class Stage:
     def __post_init__(self) -> None:
         if not self.name or self.name != Path(self.name).name or self.name.startswith("."):
             raise ValueError(f"name: expected the name of a folder, got {self.name!r}")
+        if self.name in _TAKEN or self.name.endswith(".work"):
+            raise ValueError(
+                f"name: {self.name!r} is the name of another folder or file of a run, choose another"
+            )
         names = (
             "batch_size",
             "micro_batch_size",
@@ -106,6 +113,11 @@ class Stage:
             raise ValueError(f"adam_beta2: expected 0 <= beta < 1, got {self.adam_beta2}")
         if not 0 <= self.warmup_ratio < 1:
             raise ValueError(f"warmup_ratio: expected 0 <= ratio < 1, got {self.warmup_ratio}")
+        if self.schedule == "constant" and self.warmup_ratio:
+            raise ValueError(
+                f"schedule: constant has no warm-up, and warmup_ratio is {self.warmup_ratio}; set it to 0, or schedule "
+                "to constant_with_warmup"
+            )
         if self.lora is not None and not self.learning_rates.llm:
             raise ValueError(
                 "lora: adapters train at learning_rates.llm, expected it above 0; leave lora out to freeze the LLM"
