@@ -2,9 +2,11 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 
+from llavit.train.parts import freeze
 from llavit.train.run import train
 from llavit.train.stopping import Stopped
 from llavit.train.store import StageStore
@@ -52,6 +54,37 @@ def test_what_a_run_had_not_finished_to_write_makes_room_for_the_next_one(tiny, 
     store.begin()
     assert {path.name for path in store.work.iterdir()} == {"stage.json", "checkpoint-2"}
     assert [path.name for path in checkpoints(store.work)] == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize(
+    ("options", "copies"),
+    [
+        ([], 1),
+        (["stages.0.save_every=1"], 2),
+        (["stages.0.save_every=1", "stages.0.keep_checkpoints=3"], 4),
+        (["stages.0.save_every=3", "stages.0.keep_checkpoints=100"], 3),  # there are no more in four steps
+    ],
+)
+def test_a_stage_whose_result_would_not_fit_on_the_disk_does_not_train(
+    tiny, tmp_path, monkeypatch, options, copies
+):
+    def begun(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    recipe = tiny.recipe(*options)
+    model = tiny.build().model
+    freeze(model, recipe.stages[0].learning_rates.by_part())
+    size = {True: 0, False: 0}
+    for parameter in model.parameters():
+        size[parameter.requires_grad] += parameter.numel() * 4
+    needed = copies * (size[True] + size[False]) + (copies - 1) * 2 * size[True]
+    monkeypatch.setattr(LlavitTrainer, "train", begun)
+    refusal = "pretrain.work: what will be saved takes"
+    for free, error, message in ((needed - 1, ValueError, refusal), (needed, KeyboardInterrupt, None)):
+        disk = SimpleNamespace(total=10**12, free=free)
+        monkeypatch.setattr("shutil.disk_usage", lambda folder, disk=disk: disk)
+        with pytest.raises(error, match=message):
+            train(recipe, output=tmp_path, progress=False)
 
 
 def test_a_stage_that_is_told_to_stop_while_its_result_is_saved_is_not_lost(

@@ -23,6 +23,33 @@ def total_samples(stage: Stage, records: int) -> int:
     )
 
 
+def total_steps(stage: Stage, records: int) -> int:
+    """Give the number of optimizer steps of a stage.
+
+    Example:
+        total_steps(stage, records=558_128)
+    """
+    return math.ceil(total_samples(stage, records) / stage.batch_size)
+
+
+def micro_batches(stage: Stage) -> int:
+    """Give the number of micro-batches that each process takes in a step.
+
+    Raises:
+        ValueError: the batch does not divide into micro-batches over all processes.
+
+    Example:
+        micro_batches(stage)
+    """
+    processes = world_size()
+    if stage.batch_size % (stage.micro * processes):
+        raise ValueError(
+            f"stage {stage.name}: batch_size {stage.batch_size} does not divide into micro-batches of {stage.micro} "
+            f"on {processes} processes; set micro_batch_size so that it does"
+        )
+    return stage.batch_size // (stage.micro * processes)
+
+
 def training_arguments(
     stage: Stage, folder: Path, *, records: int, seed: int, dtype: torch.dtype, parallel: str = "ddp"
 ) -> TrainingArguments:
@@ -41,17 +68,11 @@ def training_arguments(
             ACCELERATE_USE_CPU is at odds with `parallel` (`deepspeed_config`).
         ImportError: `parallel` needs DeepSpeed, which is not installed.
     """
-    processes = world_size()
-    if stage.batch_size % (stage.micro * processes):
-        raise ValueError(
-            f"stage {stage.name}: batch_size {stage.batch_size} does not divide into micro-batches of {stage.micro} "
-            f"on {processes} processes; set micro_batch_size so that it does"
-        )
-    steps = math.ceil(total_samples(stage, records) / stage.batch_size)
+    steps = total_steps(stage, records)
     args = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=stage.micro,
-        gradient_accumulation_steps=stage.batch_size // (stage.micro * processes),
+        gradient_accumulation_steps=micro_batches(stage),
         num_train_epochs=1,  # SeededOrder holds the passes over the data
         learning_rate=max(stage.learning_rates.by_part().values()),
         lr_scheduler_type=stage.schedule,
@@ -75,6 +96,7 @@ def training_arguments(
         ddp_find_unused_parameters=stage.learning_rates.by_part()["vision_tower"] > 0,
         deepspeed=deepspeed_config(parallel),
     )
+    processes = world_size()
     if args.world_size != processes:
         raise ValueError(
             f"WORLD_SIZE is {processes}, but accelerate finds {args.world_size} processes: start them with torchrun, "

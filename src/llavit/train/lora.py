@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from llavit.model.adapters import add_lora, is_adapter
+from llavit.model.adapters import add_lora, is_adapter, require_peft
+from llavit.precision import resolve_frozen_dtype
 from llavit.train.distributed import is_first_process
 from llavit.train.recipe import Recipe, Stage
 
@@ -18,6 +19,25 @@ BASE = "base"
 
 _BLOCK = 64
 """Weights that share a scale in 4 bits, in bitsandbytes."""
+
+
+def check_lora_and_dtype(stage: Stage, computes_in: torch.dtype) -> None:
+    """Find what `adapt` and `hold_frozen` would stop a stage for, before the stages ahead of it train for days.
+
+    Raises:
+        ImportError: adapters need a package that is missing.
+        ValueError: frozen parts cannot be held in what the stage asks for.
+
+    Example:
+        check_lora_and_dtype(stage, torch.bfloat16)
+    """
+    if stage.lora is not None:
+        require_peft()
+        if stage.lora.quantize == "nf4":
+            _require_bitsandbytes()
+    frozen = resolve_frozen_dtype(stage.frozen_dtype, computes_in)
+    if frozen is not torch.float32:
+        _require_same(frozen, computes_in)
 
 
 def adapt(model: Any, recipe: Recipe, stage: Stage, work: Path) -> None:
@@ -94,10 +114,7 @@ def quantize_llm(model: Any) -> None:
         ValueError: on a CPU, a layer that bitsandbytes would read back wrongly there: its inputs are no multiple of
             the 64 weights that share a scale (measured with 0.50.2: errors as large as the weights).
     """
-    try:
-        import bitsandbytes as bnb
-    except ImportError as error:
-        raise ImportError("QLoRA needs bitsandbytes: pip install 'llavit[qlora]'") from error
+    bnb = _require_bitsandbytes()
     decoder = model.get_decoder()
     for name, linear in list(decoder.named_modules()):
         if not isinstance(linear, nn.Linear) or "visual" in name.split(".") or not name.startswith("layers."):
@@ -142,11 +159,7 @@ def hold_frozen(model: Any, dtype: torch.dtype, computes_in: torch.dtype) -> Non
     """
     if dtype is torch.float32:
         return
-    if computes_in is not dtype:
-        raise ValueError(
-            f"frozen_dtype {_name(dtype)} needs a run that computes in {_name(dtype)}, this one computes in "
-            f"{_name(computes_in)}; set dtype: {_name(dtype)}, or frozen_dtype: auto"
-        )
+    _require_same(dtype, computes_in)
     embeddings = model.get_input_embeddings()
     for module in model.modules():
         if not isinstance(module, nn.Linear | nn.Conv2d) and module is not embeddings:
@@ -157,6 +170,22 @@ def hold_frozen(model: Any, dtype: torch.dtype, computes_in: torch.dtype) -> Non
         weight.data = weight.data.to(dtype)
         if module is embeddings:
             module.register_forward_hook(_to_float32)
+
+
+def _require_same(dtype: torch.dtype, computes_in: torch.dtype) -> None:
+    if computes_in is not dtype:
+        raise ValueError(
+            f"frozen_dtype {_name(dtype)} needs a run that computes in {_name(dtype)}, this one computes in "
+            f"{_name(computes_in)}; set dtype: {_name(dtype)}, or frozen_dtype: auto"
+        )
+
+
+def _require_bitsandbytes() -> Any:
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise ImportError("QLoRA needs bitsandbytes: pip install 'llavit[qlora]'") from error
+    return bitsandbytes
 
 
 def _to_float32(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:

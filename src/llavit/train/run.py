@@ -22,19 +22,19 @@ from llavit.model.chat import DEFAULT_CHAT_TEMPLATE
 from llavit.model.compat import recompute_activations
 from llavit.precision import resolve_attention, resolve_dtype, resolve_frozen_dtype
 from llavit.progress import quiet_transformers
-from llavit.train.arguments import training_arguments
+from llavit.train.arguments import micro_batches, total_steps, training_arguments
 from llavit.train.compiling import compile_layers
 from llavit.train.distributed import check_launcher, forget_deepspeed, is_first_process
 from llavit.train.features import prepare_features
 from llavit.train.freeing import TrimHeap, free_memory, held_heap
 from llavit.train.logs import TensorBoardLog, WandbLog
-from llavit.train.lora import adapt, hold_frozen, move_base
+from llavit.train.lora import adapt, check_lora_and_dtype, hold_frozen, move_base
 from llavit.train.parts import freeze, parts_table
 from llavit.train.progress import STEP_LOG, StageProgress, StepLog
 from llavit.train.recipe import ModelSpec, Recipe, Stage
 from llavit.train.schema import to_plain
 from llavit.train.stopping import StopAtStepEnd, Stopped
-from llavit.train.store import RESULT, StageStore, digest, stage_identity, write_text
+from llavit.train.store import RESULT, StageStore, digest, require_space, stage_identity, write_text
 from llavit.train.throughput import peak_tflops
 from llavit.train.trainer import LlavitTrainer, checkpoints
 
@@ -74,7 +74,7 @@ def train(
         are in `OUTPUT/tensorboard/STAGE`.
 
     Raises:
-        ValueError: the folder holds another training, or a data record is bad.
+        ValueError: the folder holds another training, its disk has no room, or a data record is bad.
         FileNotFoundError: data or model files are missing.
         FloatingPointError: the loss stopped being finite.
         Stopped: SIGTERM arrived; a checkpoint was saved.
@@ -103,10 +103,15 @@ def train(
         before = digest(identity)
     finished = [store.finished() for store in stores]
 
+    dtype, reason = resolve_dtype(recipe.dtype)
+    for stage, done in zip(recipe.stages, finished, strict=True):
+        if not done:  # what the last stage stops at shows now as well
+            micro_batches(stage)
+            check_lora_and_dtype(stage, dtype)
+
     folder.mkdir(parents=True, exist_ok=True)
     if first:
         write_text(folder / "recipe.yaml", replace(recipe, output=str(folder)).to_yaml())
-    dtype, reason = resolve_dtype(recipe.dtype)
     logger.info("computing in %s: %s", str(dtype).removeprefix("torch."), reason)
     for index, stage in enumerate(recipe.stages):
         if finished[index]:
@@ -160,6 +165,10 @@ def _run_stage(
     if recipe.attention != "auto" or attention != "sdpa":  # Gemma 2 knows no sdpa: its own is eager
         model.set_attn_implementation({"text_config": attention})
     hold_frozen(model, resolve_frozen_dtype(stage.frozen_dtype, dtype), computes_in=dtype)
+    done = checkpoints(store.work)
+    if is_first_process():
+        steps = total_steps(stage, len(reader))
+        require_space(store.work, _bytes_to_save(model, stage, steps, len(done)))
     console.print(parts_table(model, rates, f"Stage {stage.name}: {len(reader):,} records"))
     if stage.gradient_checkpointing:
         recompute_activations(model)
@@ -207,7 +216,6 @@ def _run_stage(
         peak_tflops=peak_tflops(recipe.peak_tflops, args.device, dtype),
     )
     stop.any_process = trainer.any_process
-    done = checkpoints(store.work)
     if done:
         console.print(f"{stage.name}: resuming from {done[-1].name}", highlight=False)
     try:
@@ -248,6 +256,23 @@ def _publish(trainer: LlavitTrainer, processor: Any, store: StageStore) -> None:
         move_base(store.work, result)
         store.publish(result)
     trainer.accelerator.wait_for_everyone()
+
+
+def _bytes_to_save(model: Any, stage: Stage, steps: int, saved: int) -> int:
+    """Count what a stage's folder will grow by until its result is there.
+
+    Args:
+        model: with its parts frozen, adapted and held as they will be.
+        stage: says how many checkpoints are kept.
+        steps: of the stage.
+        saved: how many checkpoints are there already.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    written = trained if has_adapters(model) else model.parameters()
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in written)
+    moments = 2 * sum(parameter.numel() * parameter.element_size() for parameter in trained)
+    made = -(-steps // stage.save_every) if stage.save_every else 0
+    return weights + max(min(stage.keep_checkpoints, made) - saved, 0) * (weights + moments)
 
 
 def _start(spec: ModelSpec) -> tuple[Any, Any]:

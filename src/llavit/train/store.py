@@ -170,6 +170,27 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def require_space(folder: Path, needed: int) -> None:
+    """Refuse to begin what a full disk would end, with all of it lost.
+
+    Args:
+        folder: where it will be written.
+        needed: bytes.
+
+    Raises:
+        ValueError: so many are not free; says how many are.
+
+    Example:
+        >>> require_space(Path(), 1)
+    """
+    disk = shutil.disk_usage(folder)
+    if disk.total and disk.free < needed:  # some file systems tell nothing
+        raise ValueError(
+            f"{folder}: what will be saved takes {needed / 1e9:.1f} GB, and {disk.free / 1e9:.1f} GB are free. Make "
+            "room, choose another output folder, or keep fewer checkpoints (keep_checkpoints)"
+        )
+
+
 def put_in_place(folder: Path, place: Path) -> None:
     """Rename a folder with all that is in it on disk, so that it is whole also after a loss of power.
 
