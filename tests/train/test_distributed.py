@@ -10,6 +10,7 @@ import types
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llavit import LlavitForConditionalGeneration
 from llavit.train.distributed import LAUNCH, StepShares, deepspeed_config
@@ -256,6 +257,20 @@ def test_fsdp2_trains_adapters_and_holds_frozen_parts_in_bfloat16(tiny, tmp_path
         )
         assert not any(info.values())
         assert model.config.architectures == ["LlavitForConditionalGeneration"]
+
+
+@pytest.mark.slow  # two processes beside one
+def test_fsdp2_trains_an_llm_whose_head_is_not_tied_to_its_embeddings(tiny, tmp_path):
+    llm = AutoModelForCausalLM.from_pretrained(tiny.llm)
+    llm.config.tie_word_embeddings = False
+    untied = type(llm)(llm.config)
+    untied.save_pretrained(tmp_path / "llm")
+    AutoTokenizer.from_pretrained(tiny.llm).save_pretrained(tmp_path / "llm")
+    options = [*SPLIT, f"model.llm={tmp_path / 'llm'}"]
+    train(tiny.recipe(*options), output=tmp_path / "one", progress=False)
+    assert train_in(tmp_path / "two", tiny.recipe_file, *options, "parallel=fsdp2", processes=2) == [0, 0]
+    assert "lm_head.weight" in load_file(tmp_path / "two/instruct/model.safetensors")
+    assert_same_run(tmp_path / "one", tmp_path / "two")
 
 
 @pytest.mark.parametrize(("parallel", "stage"), [("zero2", 2), ("zero3", 3)])
