@@ -9,7 +9,7 @@ from llavit.inspect.weights import attention_weights
 from llavit.model.compat import cache_argument, output_cache
 from llavit.model.routing import routed_linears
 from tests.inspect.test_attention import SWITCHES, prompt_of
-from tests.model.families import LLMS, image_prompt, pixels, tiny
+from tests.model.families import LLMS, image_prompt, other_thread_within, pixels, tiny
 from tests.tiny import HEAD_DIM
 
 LLAVA = SWITCHES[1]
@@ -286,6 +286,18 @@ def test_a_pass_that_ends_early_is_forgotten():
             model.model.language_model(**embeds)
     assert torch.equal(found[0].patches, plain[0].patches)
     assert not torch.allclose(found[1].patches, plain[1].patches, atol=1e-3)
+
+
+@torch.no_grad()
+def test_another_thread_runs_the_whole_model_meanwhile_and_changes_nothing_here():
+    model, batch = tiny("llama"), batch_of(tiny("llama"), prompt_of("llama"))
+    theirs = {"input_ids": torch.tensor([image_prompt([1], 1, [7])] * 2), "pixel_values": pixels(2)}
+    whole, block = model(**theirs).logits, Block("visual_to_visual")
+    with knockout(model, block):
+        expected = model(**batch).logits
+        outcome = other_thread_within(model.model.language_model.layers[0], lambda: model(**theirs).logits)
+        assert torch.equal(model(**batch).logits, expected)
+    assert torch.equal(outcome[0], whole)
 
 
 def test_blocked_pairs_of_present_tokens_behind_earlier_ones():

@@ -10,7 +10,7 @@ from llavit.inspect.mask import recorded_masks
 from llavit.inspect.running import around_attention, batch_of, hidden_states
 from llavit.inspect.weights import attention_weights
 from tests.inspect.test_attention import SWITCHES, prompt_of
-from tests.model.families import LLMS, tiny
+from tests.model.families import LLMS, image_prompt, other_thread_within, pixels, tiny
 
 
 @pytest.mark.parametrize("switches", SWITCHES, ids=["llavit", "llava"])
@@ -38,6 +38,18 @@ def test_chosen_layers_come_in_their_order_and_hooks_are_gone():
     assert not any(
         layer._forward_hooks or layer._forward_pre_hooks for layer in model.model.language_model.layers
     )
+
+
+@torch.no_grad()
+def test_states_are_those_of_this_thread_while_another_runs_the_model():
+    model = tiny("llama")
+    batch = batch_of(model, prompt_of("llama"))
+    theirs = {"input_ids": torch.tensor([image_prompt([1], 1, [7])] * 2), "pixel_values": pixels(2, seed=1)}
+    read, written = hidden_states(model, batch)
+    other_thread_within(model.model.language_model.layers[0], lambda: model(**theirs))
+    found_read, found = hidden_states(model, batch)
+    for mine, other in zip([found_read, *found], [read, *written], strict=True):
+        assert torch.equal(mine, other)
 
 
 def test_a_batch_of_two_gives_the_states_of_each_alone():

@@ -3,6 +3,7 @@
 To add an LLM family, add one line to `LLMS` (and one to `FAMILIES` in src/llavit/model/families.py).
 """
 
+import threading
 from collections.abc import Callable
 
 import torch
@@ -130,3 +131,23 @@ def pixels(count: int, seed: int = 0) -> torch.Tensor:
 def inputs_of_one_image() -> dict[str, torch.Tensor]:
     """Return a batch of one prompt with one image."""
     return {"input_ids": torch.tensor([image_prompt([1, 5], 1, [7])]), "pixel_values": pixels(1)}
+
+
+def other_thread_within(module, run) -> list:
+    """Let another thread run something while this thread is behind a module, the next time; give its outcome."""
+    outcome: list = []
+
+    def work() -> None:
+        try:
+            outcome.append(run())
+        except BaseException as error:
+            outcome.append(error)
+
+    def hook(*_) -> None:
+        handle.remove()
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+
+    handle = module.register_forward_hook(hook)
+    return outcome

@@ -7,7 +7,7 @@ from llavit import LlavitForConditionalGeneration
 from llavit.model.encoding import layer_numbers
 from llavit.model.masks import TEXT
 
-from .families import IMAGE, LLMS, PATCHES, TOWERS, pixels, tiny
+from .families import IMAGE, LLMS, PATCHES, TOWERS, other_thread_within, pixels, tiny
 
 LLAVA = {"visual_qkv": False, "bidirectional_visual_attention": False}
 PREFIX = [1, 5, 6, 7]
@@ -210,3 +210,20 @@ def test_the_prefix_of_a_processor_is_what_its_prompts_begin_with(tiny, switches
         ).hidden_states[1]
     want = hidden[0, prompt["image_ids"] == 0]
     torch.testing.assert_close(found.flatten(0, 1), want, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_another_thread_that_runs_the_model_meanwhile_is_left_alone_and_leaves_nothing_here():
+    model, mine, theirs = tiny("llama"), pixels(1), pixels(1, seed=1)
+    layers = model.model.language_model.layers
+    batch = {"input_ids": torch.tensor([[*PREFIX, *[IMAGE] * PATCHES, 7]]), "pixel_values": theirs}
+    logits, expected = model(**batch).logits, model.encode_image(mine, [0, 2], prefix=PREFIX)
+    for place in (layers[0], layers[1]):
+        outcome = other_thread_within(place, lambda: model(**batch).logits)
+        found = model.encode_image(mine, [0, 2], prefix=PREFIX)
+        assert torch.equal(outcome[0], logits)
+        for each, want in zip(found, expected, strict=True):
+            assert torch.equal(each.patches, want.patches)
+    read = model.model.encode_images(mine)
+    other_thread_within(model.model.vision_tower, lambda: model.model.encode_images(theirs))
+    assert torch.equal(model.model.encode_images(mine), read)

@@ -22,7 +22,7 @@ from llavit.inspect.running import around_attention
 from llavit.inspect.weights import chosen_layers
 from llavit.model.compat import given_cache, output_cache
 from llavit.model.documents import IMPLEMENTATION
-from llavit.model.encoding import uncompiled
+from llavit.model.encoding import in_this_thread, uncompiled
 from llavit.model.families import FAMILIES, Family
 from llavit.model.routing import RoutedLinear
 
@@ -120,7 +120,8 @@ def knockout(model: Any, *blocks: Block) -> Iterator[None]:
     """Knock parts out of a model in this thread while the context lasts; several at once.
 
     Works for prompts and for decoding with a cache that was begun inside, in batches with padding, with `generate` and
-    with the evaluation's `Asker`; contexts may lie in each other. Replaced projections are replaced in all threads.
+    with the evaluation's `Asker`; contexts may lie in each other. Attention is blocked in this thread only: another
+    one, also if it is started inside, runs with all of it. Replaced projections are replaced in all threads.
 
     Args:
         model: a LLaVA or LLaViT of this package, under sdpa or eager attention.
@@ -201,8 +202,8 @@ class _Blocking:
     @contextmanager
     def active(self) -> Iterator[None]:
         hooks = [
-            self.model.register_forward_pre_hook(self._before, with_kwargs=True),
-            self.model.register_forward_hook(self._after, with_kwargs=True, always_call=True),
+            self.model.register_forward_pre_hook(in_this_thread(self._before), with_kwargs=True),
+            self.model.register_forward_hook(in_this_thread(self._after), with_kwargs=True, always_call=True),
         ]
         try:
             with around_attention(self._attend):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from llavit.model.encoding import evaluating, uncompiled
+from llavit.model.encoding import evaluating, in_this_thread, uncompiled
 
 
 def batch_of(model: Any, *inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -88,8 +88,11 @@ def hidden_states(
     def after(number: int, module: Any, args: Any, output: Any) -> None:
         written[number] = output[0] if isinstance(output, tuple) else output
 
-    hooks = [llm.layers[0].register_forward_pre_hook(before, with_kwargs=True)]
-    hooks += [llm.layers[n].register_forward_hook(functools.partial(after, n)) for n in sorted(set(chosen))]
+    hooks = [llm.layers[0].register_forward_pre_hook(in_this_thread(before), with_kwargs=True)]
+    hooks += [
+        llm.layers[n].register_forward_hook(in_this_thread(functools.partial(after, n)))
+        for n in sorted(set(chosen))
+    ]
     try:
         with evaluating(model), uncompiled(model):
             model.model(**batch, use_cache=False)

@@ -8,7 +8,9 @@ that ends after the last layer that is asked for: text behind the image changes 
 Shapes: n images, p tokens of a prefix, v visual tokens, (h, w) patches, d LLM width.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple, overload
 
@@ -184,16 +186,39 @@ def _keeping(layers: Any, number: int, kept: dict[int, torch.Tensor], ends: bool
         if ends:
             raise _Done
 
+    def before(module: Any, args: Any, kwargs: Any) -> None:
+        keep(args[0] if args else kwargs["hidden_states"])
+
+    def after(module: Any, args: Any, output: Any) -> None:
+        keep(output)
+
     if number == 0:
-        handle = layers[0].register_forward_pre_hook(
-            lambda module, args, kwargs: keep(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
-        )
+        handle = layers[0].register_forward_pre_hook(in_this_thread(before), with_kwargs=True)
     else:
-        handle = layers[number - 1].register_forward_hook(lambda module, args, output: keep(output))
+        handle = layers[number - 1].register_forward_hook(in_this_thread(after))
     try:
         yield
     finally:
         handle.remove()
+
+
+def in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a hook that does nothing in other threads: a module calls its hooks in whichever thread it runs.
+
+    Example:
+        >>> seen = []
+        >>> hook = in_this_thread(seen.append)
+        >>> other = threading.Thread(target=hook, args=("theirs",))
+        >>> other.start(), other.join(), hook("mine"), seen
+        (None, None, None, ['mine'])
+    """
+    mine = threading.get_ident()
+
+    @functools.wraps(hook)
+    def only_mine(*args: Any, **kwargs: Any) -> Any:
+        return hook(*args, **kwargs) if threading.get_ident() == mine else None
+
+    return only_mine
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from llavit.model.encoding import in_this_thread
 from llavit.model.masks import image_ids_from_counts
 
 
@@ -102,7 +103,8 @@ class ReadsImages:
             (n, v, layers * tower width); `forward` takes them as `image_features`.
         """
         read: list[torch.Tensor] = []
-        hook = self.multi_modal_projector.register_forward_pre_hook(lambda module, args: read.append(args[0]))
+        keep = in_this_thread(lambda module, args: read.append(args[0]))
+        hook = self.multi_modal_projector.register_forward_pre_hook(keep)
         try:
             tower = next(self.vision_tower.parameters())
             self.get_image_features(pixel_values=pixel_values.to(tower.device, tower.dtype), return_dict=True)
