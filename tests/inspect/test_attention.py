@@ -269,6 +269,10 @@ def test_the_box_is_what_the_image_processor_lets_the_model_see():
     assert (values(picture) - values(edge))[..., 0].abs().min() > 1
     stretches = SiglipImageProcessorPil(size=size)
     assert seen_box(stretches, 300, 100) == (0.0, 0.0, 1.0, 1.0)
+    assert seen_box(stretches, 300, 100, patch_size=5) == (0.0, 0.0, 15 / 16, 15 / 16)
+    assert seen_box(crops, 200, 100, patch_size=6) == (0.375, 0.25, 0.5625, 0.625)
+    varies = CLIPImageProcessorPil(size={"shortest_edge": 16}, do_center_crop=False)
+    assert seen_box(varies, 200, 100, patch_size=5) == (0.0, 0.0, 30 / 32, 15 / 16)
 
 
 def test_the_box_of_a_picture_that_is_padded_to_a_square_reaches_beyond_it():

@@ -150,11 +150,21 @@ def answer_attention(
     return [_on_grid(weights_nhl[..., inputs["image_ids"] == image], grid, image) for image in images]
 
 
-def seen_box(image_processor: Any, width: int, height: int) -> tuple[float, float, float, float]:
+def seen_box(
+    image_processor: Any, width: int, height: int, patch_size: int | None = None
+) -> tuple[float, float, float, float]:
     """Return which part of a picture a model sees: (left, top, right, bottom) in shares of its width and height.
 
     An image processor that cuts out the middle leaves the margins unseen; one that pads, also to a square first as
-    LLaVA-1.5 does, reaches beyond 0 and 1. The patches of `answer_attention` divide this box.
+    LLaVA-1.5 does, reaches beyond 0 and 1. A tower whose patches do not divide the image, as SigLIP's of 14 pixels do
+    not divide 384, leaves the rest at the right and at the bottom unseen.
+
+    Args:
+        image_processor: of the model.
+        width: of the picture, in pixels.
+        height: of the picture, in pixels.
+        patch_size: of the tower, in pixels: the patches of `answer_attention` then divide the box. If not given, the
+            box is all that the image processor passes on.
 
     Example:
         >>> from transformers import CLIPImageProcessorPil
@@ -166,20 +176,20 @@ def seen_box(image_processor: Any, width: int, height: int) -> tuple[float, floa
     if getattr(image_processor, "do_pad", False) and hasattr(image_processor, "pad_to_square"):
         side = max(width, height)
         left, top = (side - width) // 2, (side - height) // 2
-        box = _seen_of_whole(image_processor, size, side, side)
+        box = _seen_of_whole(image_processor, size, side, side, patch_size)
         return (
             (box[0] * side - left) / width,
             (box[1] * side - top) / height,
             (box[2] * side - left) / width,
             (box[3] * side - top) / height,
         )
-    return _seen_of_whole(image_processor, size, width, height)
+    return _seen_of_whole(image_processor, size, width, height, patch_size)
 
 
 def _seen_of_whole(
-    image_processor: Any, size: Any, width: int, height: int
+    image_processor: Any, size: Any, width: int, height: int, patch_size: int | None
 ) -> tuple[float, float, float, float]:
-    """Return what resizing and cutting out the middle leave of a picture."""
+    """Return what resizing, cutting out the middle and whole patches leave of a picture."""
     shown_w, shown_h = float(width), float(height)
     if getattr(image_processor, "do_resize", True):
         shortest = size.get("shortest_edge")
@@ -188,11 +198,13 @@ def _seen_of_whole(
             shown_w, shown_h = width * scale, height * scale
         elif size.get("height") and size.get("width"):
             shown_w, shown_h = float(size["width"]), float(size["height"])
-    if not getattr(image_processor, "do_center_crop", False):
-        return 0.0, 0.0, 1.0, 1.0
-    crop = image_processor.crop_size
-    half_w, half_h = crop["width"] / shown_w / 2, crop["height"] / shown_h / 2
-    return 0.5 - half_w, 0.5 - half_h, 0.5 + half_w, 0.5 + half_h
+    given_w, given_h = shown_w, shown_h
+    if getattr(image_processor, "do_center_crop", False):
+        given_w, given_h = image_processor.crop_size["width"], image_processor.crop_size["height"]
+    left, top = 0.5 - given_w / shown_w / 2, 0.5 - given_h / shown_h / 2
+    if patch_size is not None:
+        given_w, given_h = (patch_size * int((side + 1e-6) // patch_size) for side in (given_w, given_h))
+    return left, top, left + given_w / shown_w, top + given_h / shown_h
 
 
 def as_seen(picture: Image.Image, processor: Any) -> Image.Image:
@@ -202,10 +214,10 @@ def as_seen(picture: Image.Image, processor: Any) -> Image.Image:
         >>> from types import SimpleNamespace
         >>> from transformers import CLIPImageProcessorPil
         >>> crops = CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
-        >>> as_seen(Image.new("RGB", (200, 100)), SimpleNamespace(image_processor=crops)).size
+        >>> as_seen(Image.new("RGB", (200, 100)), SimpleNamespace(image_processor=crops, patch_size=4)).size
         (448, 448)
     """
-    left, top, right, bottom = seen_box(processor.image_processor, *picture.size)
+    left, top, right, bottom = seen_box(processor.image_processor, *picture.size, processor.patch_size)
     width, height = picture.size
     seen = picture.crop(
         (round(left * width), round(top * height), round(right * width), round(bottom * height))

@@ -118,7 +118,7 @@ def patch_pca(
         },
         rgb=np.stack([_as_colours(each) for each in coloured]),
         explained=np.array(explained, np.float32),
-        seen=np.stack([_seen(processor.image_processor, image) for image in images]),
+        seen=np.stack([_seen(processor, image) for image in images]),
         places=[str(place) for place in places],
     )
 
@@ -161,10 +161,10 @@ def _as_colours(scores: np.ndarray) -> np.ndarray:
     return np.clip((scores - low) / np.maximum(high - low, 1e-12), 0, 1).astype(np.float32)
 
 
-def _seen(image_processor: Any, image: Any, side: int = 112) -> np.ndarray:
+def _seen(processor: Any, image: Any, side: int = 112) -> np.ndarray:
     """Cut out what a model sees of a picture."""
     picture = load_image(image)
     width, height = picture.size
-    left, top, right, bottom = seen_box(image_processor, width, height)
+    left, top, right, bottom = seen_box(processor.image_processor, width, height, processor.patch_size)
     box = (left * width, top * height, right * width, bottom * height)
     return np.asarray(picture.transform((side, side), Image.Transform.EXTENT, box, Image.Resampling.BILINEAR))

@@ -20,7 +20,8 @@ BACKGROUND = -1
 def cover(objects: Sequence[Mapping[str, Any]], processor: Any, width: int, height: int) -> np.ndarray:
     """Return the share of each patch that each object's box covers.
 
-    What the image processor does is considered: a resized picture, margins that are cut off (`seen_box`).
+    What the image processor does is considered: a resized picture, margins that are cut off; and so are pixels behind
+    the last whole patch (`seen_box`).
 
     Args:
         objects: with "box": left, top, right, bottom in pixels of the picture, as a scene of the starter has them.
@@ -39,7 +40,7 @@ def cover(objects: Sequence[Mapping[str, Any]], processor: Any, width: int, heig
         [[[0.5, 0.0], [0.0, 0.0]]]
     """
     rows, columns = (side // processor.patch_size for side in processed_size(processor.image_processor))
-    left, top, right, bottom = seen_box(processor.image_processor, width, height)
+    left, top, right, bottom = seen_box(processor.image_processor, width, height, processor.patch_size)
     shares = np.zeros((len(objects), rows, columns), np.float32)
     for number, thing in enumerate(objects):
         x0, y0, x1, y1 = thing["box"]

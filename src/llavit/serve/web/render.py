@@ -152,10 +152,11 @@ def _heat(talk: Talk, number: int, model: int, reply: Reply, pictures: list[Pict
     """The pictures of the conversation so far, under a map of what the model looked at when it wrote a word."""
     look = reply.look
     assert look is not None
-    processor = talk.engines[model].processor.image_processor
+    processor = talk.engines[model].processor
     figures = []
     for picture, heat in zip(pictures, heat_images(look.maps), strict=True):
-        left, top, right, bottom = seen_box(processor, *picture.image.size)
+        size = picture.image.size
+        left, top, right, bottom = seen_box(processor.image_processor, *size, processor.patch_size)
         place = f"left:{left:.4%};top:{top:.4%};width:{right - left:.4%};height:{bottom - top:.4%}"
         figures.append(
             f'<div class="seen"><img src="{escape(picture.url)}" alt="">'
