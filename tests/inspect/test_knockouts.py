@@ -1,6 +1,7 @@
 """What knock-outs cost: the same asking and judging as the evaluation's, paired intervals, nothing asked twice."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from typer.testing import CliRunner
 
 from llavit.cli import app
 from llavit.evaluate import evaluate, load_bench, read_tasks
+from llavit.evaluate.bench import BenchTask
 from llavit.evaluate.intervals import estimate, loss_estimate
+from llavit.evaluate.items import Item
 from llavit.inspect import Block
 from llavit.inspect import knockout as knockout_context
 from llavit.inspect.knockouts import NO_IMAGE, WHOLE, measure_knockouts, standard_blocks
@@ -100,6 +103,31 @@ def test_what_was_asked_is_not_asked_again_and_other_settings_are_refused(model,
         measure_knockouts(*model, tasks, BLOCKS[:1], output=file, limit=2)
     with pytest.raises(ValueError, match="at least one task"):
         measure_knockouts(*model, [], BLOCKS)
+
+
+def test_answers_to_other_items_or_under_another_metric_are_not_taken_for_these(model, tmp_path):
+    """Tasks made in memory state no fingerprint; points in the file are those of the metric that was."""
+    item = Item("1", None, "Which is it?", "A", "made", options=("cat", "dog"))
+    made = BenchTask("made@mine-1", "made", "general", "choice", items=(item,))
+    other = replace(made, items=(replace(item, question="Is it this one?"),))
+    exact = replace(made, metric="exact")
+    for changed, said in ((other, "items of made"), (exact, "metric of made")):
+        file = tmp_path / f"{said}.json"
+        measure_knockouts(*model, [made], BLOCKS[:1], output=file)
+        with pytest.raises(ValueError, match=said):
+            measure_knockouts(*model, [changed], BLOCKS[:1], output=file)
+    with pytest.raises(ValueError, match="different ids"):
+        measure_knockouts(*model, [made, other], BLOCKS[:1])
+    with pytest.raises(ValueError, match="expected a mode"):
+        measure_knockouts(*model, [made], BLOCKS[:1], mode="likelyhood")
+
+
+def test_what_of_the_model_is_in_training_stays_so(tiny, bench):
+    model, processor = tiny.build(dtype=torch.float32)
+    model.train().model.vision_tower.eval()  # as a frozen tower is
+    before = {name: module.training for name, module in model.named_modules()}
+    measure_knockouts(model, processor, load_bench(bench, "short"), BLOCKS[:1], limit=1)
+    assert {name: module.training for name, module in model.named_modules()} == before
 
 
 def test_a_layer_that_there_is_not_is_told_before_anything_is_asked(model, bench):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,7 +24,7 @@ Mode = Literal["generate", "likelihood"]
 CLOSED = 20
 """A task of metric "exact" with at most so many different answers is a closed one: likelihoods choose among them."""
 
-_FACTS = ("fingerprint", "family", "metric", "group", "max_new_tokens")
+FACTS = ("fingerprint", "family", "metric", "group", "max_new_tokens")
 """What a task's result must share with the task to count as its own."""
 
 Progress = Callable[[str, int, int], None]
@@ -127,9 +127,7 @@ def run_tasks(
         finished: see `Finished`.
     """
     mode, baselines, limit = settings["mode"], settings["baselines"], settings["limit"]
-    tasks = [
-        task if task.fingerprint else replace(task, fingerprint=items_fingerprint(task)) for task in tasks
-    ]
+    tasks = with_fingerprints(tasks)
     chosen = [task if limit is None else task.first(limit) for task in tasks]
     result = _begun(output, settings, chosen) or {
         "format": FORMAT,
@@ -259,18 +257,39 @@ def _begun(
         return None
     found = read_result(output)
     require_same(found["settings"], settings, Path(output))
-    there = [task for task in tasks if task.id in found["tasks"]]
-    require_same(
-        {_of(fact, task): found["tasks"][task.id].get(fact) for task in there for fact in _FACTS},
-        {_of(fact, task): getattr(task, fact) for task in there for fact in _FACTS},
-        Path(output),
-    )
+    require_same_tasks(found["tasks"], tasks, Path(output))
     if not all("points" in task for task in found["tasks"].values()):
         raise ValueError(
             f"{output} is a summary without single predictions (`llavit table --summary`), with which no run goes on: "
             "choose another --output"
         )
     return found
+
+
+def require_same_tasks(found: Mapping[str, Any], tasks: Sequence[BenchTask], path: Path) -> None:
+    """Check that tasks whose results lie in a file are still what they were, as far as the file states it.
+
+    Args:
+        found: results in the file, by id of the task.
+        tasks: those of the run.
+        path: of the file, for the message.
+
+    Raises:
+        ValueError: other items, or another metric, family, group or answer length.
+    """
+    stated = [(fact, task) for task in tasks if task.id in found for fact in FACTS if fact in found[task.id]]
+    require_same(
+        {_of(fact, task): found[task.id][fact] for fact, task in stated},
+        {_of(fact, task): getattr(task, fact) for fact, task in stated},
+        path,
+    )
+
+
+def with_fingerprints(tasks: Sequence[BenchTask]) -> list[BenchTask]:
+    """Return tasks that all state what their items are: of those that do not, it is worked out."""
+    return [
+        task if task.fingerprint else replace(task, fingerprint=items_fingerprint(task)) for task in tasks
+    ]
 
 
 def _of(fact: str, task: BenchTask) -> str:

@@ -22,13 +22,22 @@ from llavit.evaluate.asking import Asker
 from llavit.evaluate.bench import BenchTask
 from llavit.evaluate.fingerprint import model_fingerprint
 from llavit.evaluate.intervals import Estimate, loss_estimate, mean_estimate
-from llavit.evaluate.judge import judge, points, require
+from llavit.evaluate.judge import judge, points
 from llavit.evaluate.result import FORMAT, read_result, require_same, write_result
-from llavit.evaluate.run import Mode, Progress, possible_answers
+from llavit.evaluate.run import (
+    FACTS,
+    Mode,
+    Progress,
+    check,
+    possible_answers,
+    require_same_tasks,
+    with_fingerprints,
+)
 from llavit.inspect.blocking import ATTENTION, PROJECTIONS, Block, knockout, why_not
 from llavit.inspect.knockouts_page import draw, failures, table
 from llavit.inspect.report import Analysis, escape, figure_html
 from llavit.inspect.weights import chosen_layers
+from llavit.model.encoding import evaluating
 
 WHOLE = "nothing knocked out"
 NO_IMAGE = "no image at all"
@@ -140,8 +149,8 @@ def measure_knockouts(
         progress: called with (what is being asked, questions done, questions in all).
 
     Raises:
-        ValueError: no tasks; a block of a layer that there is not; `output` holds answers of another model, other
-            settings or items; all items of a task failed.
+        ValueError: no tasks, or two of one id; an unknown mode; a block of a layer that there is not; `output` holds
+            answers of another model, other settings, items or metrics; all items of a task failed.
 
     Example:
         ```python
@@ -152,7 +161,8 @@ def measure_knockouts(
     """
     if not tasks:
         raise ValueError("knock-out: expected at least one task, got none")
-    require([task.metric for task in tasks])
+    check(tasks, mode, baselines=[])
+    tasks = with_fingerprints(tasks)
     tasks = [task if limit is None else task.first(limit) for task in tasks]
     blocks = standard_blocks(model.config.llm.num_hidden_layers) if blocks is None else blocks
     for each in blocks:
@@ -172,17 +182,10 @@ def measure_knockouts(
         len(task.items) * len(conditions.keys() & found["tasks"].get(task.id, {}).get("runs", {}).keys())
         for task in tasks
     )
-    was_training = model.training
-    model.eval()
     asker = Asker(model, processor, batch_size)
-    try:
+    with evaluating(model):
         for task in tasks:
-            about = {
-                "family": task.family,
-                "fingerprint": task.fingerprint,
-                "items": len(task.items),
-                "runs": {},
-            }
+            about = {fact: getattr(task, fact) for fact in FACTS} | {"items": len(task.items), "runs": {}}
             kept = found["tasks"].setdefault(task.id, about)["runs"]
             for condition, block in conditions.items():
                 if condition in kept:
@@ -200,8 +203,6 @@ def measure_knockouts(
                 if output is not None:
                     write_result(found, output)
             asker.forget_pictures()
-    finally:
-        model.train(was_training)
     names = [*(block.name for block in blocks), NO_IMAGE]
     return _result(
         {task.id: found["tasks"][task.id] for task in tasks}, names, reasons, name=name, settings=settings
@@ -239,12 +240,7 @@ def _begun(output: str | Path | None, settings: dict[str, Any], tasks: Sequence[
         return {"format": FORMAT, "settings": settings, "tasks": {}}
     found = read_result(output)
     require_same(found["settings"], settings, Path(output))
-    there = {task.id: task for task in tasks if task.id in found["tasks"]}
-    require_same(
-        {f"items of {key}": found["tasks"][key]["fingerprint"] for key in there},
-        {f"items of {key}": task.fingerprint for key, task in there.items()},
-        Path(output),
-    )
+    require_same_tasks(found["tasks"], tasks, Path(output))
     return found
 
 
