@@ -20,7 +20,10 @@ inspect_app = typer.Typer(
 
 Models = Annotated[list[str], typer.Argument(metavar="MODEL", help="Folders of models, or hub ids.")]
 ImageOption = Annotated[Path | None, typer.Option(help="An image file to look at.")]
-QuestionOption = Annotated[str, typer.Option(help="What is asked about the image.")]
+QuestionOption = Annotated[
+    str | None,
+    typer.Option(help="What is asked about the image; what is in it, if not given."),
+]
 MessagesOption = Annotated[
     Path | None, typer.Option(help="A JSON file with a conversation, instead of an image and a question.")
 ]
@@ -67,22 +70,41 @@ def look_at(models: Sequence[str], look: Callable[..., Result], dtype: Dtype, **
     return results
 
 
-def messages_of(image: Path | None, question: str, messages: Path | None) -> list[dict[str, Any]]:
+def messages_of(image: Path | None, question: str | None, messages: Path | None) -> list[dict[str, Any]]:
     """Return the conversation that the options name.
 
     Raises:
-        ValueError: neither or both of an image and a file of messages.
+        ValueError: neither or both of an image and a file of messages; a question beside messages.
     """
-    from llavit.inspect.inputs import one_image, read_messages
+    from llavit.inspect.inputs import QUESTION, one_image, read_messages
 
     if (image is None) == (messages is None):
         raise ValueError("expected one of --image FILE and --messages FILE")
     if messages is not None:
+        refuse("beside --messages, which hold the question", question=question)
         return read_messages(messages)
     assert image is not None
     if not image.is_file():
         raise FileNotFoundError(f"no such image: {image}")
-    return one_image(str(image), question)
+    return one_image(str(image), question or QUESTION)
+
+
+def refuse(why: str, **options: Any) -> None:
+    """Refuse options that would be left out of account.
+
+    Args:
+        why: where they have no meaning.
+        **options: what each is; None if it was not given.
+
+    Raises:
+        ValueError: one was given.
+
+    Example:
+        >>> refuse("without --data", limit=None)
+    """
+    given = [f"--{name}" for name, value in options.items() if value is not None]
+    if given:
+        raise ValueError(f"{' and '.join(given)}: no meaning {why}; leave it out")
 
 
 def numbers(text: str | None) -> list[int] | None:
@@ -105,6 +127,10 @@ def numbers(text: str | None) -> list[int] | None:
         if match is None:
             raise ValueError(f"layers {text!r}: expected numbers and ranges like 0,5,10-14, got {part!r}")
         first, last = int(match[1]), int(match[2] or match[1])
+        if match[2] and first < 0:
+            raise ValueError(
+                f"layers {text!r}: expected single numbers from the end, such as -2,-1, got {part!r}"
+            )
         if last < first:
             raise ValueError(f"layers {text!r}: expected the smaller number first, got {part!r}")
         found += range(first, last + 1)
@@ -123,7 +149,7 @@ def finish(results: Sequence[Any], output: Path, name: str | None = None, summar
 def lens(
     models: Models,
     image: ImageOption = None,
-    question: QuestionOption = "What is in this image?",
+    question: QuestionOption = None,
     messages: MessagesOption = None,
     data: Annotated[
         Path | None,
@@ -132,8 +158,9 @@ def lens(
         ),
     ] = None,
     split: Annotated[
-        str, typer.Option(help="With --data: splits of the corpus, separated by commas.")
-    ] = "val,test",
+        str | None,
+        typer.Option(help="With --data: splits of the corpus, separated by commas; val,test if not given."),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=2, help="With --data: the first so many pictures only.")
     ] = None,
@@ -144,21 +171,25 @@ def lens(
         bool,
         typer.Option("--all-tokens", help="Not only words of letters: spaces, signs and digits as well."),
     ] = False,
-    find: Annotated[str, typer.Option(help="Words to mark, separated by commas.")] = "",
+    find: Annotated[str | None, typer.Option(help="Words to mark, separated by commas.")] = None,
     dtype: DtypeOption = Dtype.auto,
     output: Output = OUTPUT,
 ) -> None:
     """Read visual tokens as words: the nearest words of each, at the input and behind every layer."""
     chosen = numbers(layers)
+    if data is None:
+        refuse("without --data", split=split, limit=limit)
+    elif image is None and messages is None:
+        refuse("without --image or --messages", find=find, question=question)
     options: dict[str, Any] = {"layers": chosen, "at_input": at_input, "k": k, "whole_words": not all_tokens}
     if data is None or image is not None or messages is not None:
         conversation = messages_of(image, question, messages)
-        wanted = [word.strip() for word in find.split(",") if word.strip()]
+        wanted = [word.strip() for word in (find or "").split(",") if word.strip()]
         _lens_of_image(models, conversation, {**options, "find": wanted}, dtype, output)
     if data is not None:
         from llavit.starter.truth import read_truth
 
-        shown = read_truth(data, [name.strip() for name in split.split(",")])
+        shown = read_truth(data, [name.strip() for name in (split or "val,test").split(",")])
         _lens_of_data(models, shown[:limit], options, dtype, output)
 
 
@@ -222,7 +253,7 @@ def mask(
     models: Models,
     messages: MessagesOption = None,
     image: ImageOption = None,
-    question: QuestionOption = "What is in this image?",
+    question: QuestionOption = None,
     attention: Annotated[
         str | None,
         typer.Option(

@@ -31,7 +31,7 @@ from llavit.cli.inspect import (
 def attention(
     models: Models,
     image: ImageOption = None,
-    question: QuestionOption = "What is in this image?",
+    question: QuestionOption = None,
     messages: MessagesOption = None,
     answer: Annotated[
         str | None,

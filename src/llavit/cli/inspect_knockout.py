@@ -20,6 +20,7 @@ from llavit.cli.inspect import (
     look_at,
     numbers,
     print_table,
+    refuse,
 )
 
 
@@ -55,7 +56,7 @@ def knockout(
 ) -> None:
     """Block attention or projections and measure the loss of accuracy; the same command goes on where it stopped."""
     from llavit.evaluate.bench import read_tasks
-    from llavit.inspect.blocking import Block
+    from llavit.inspect.blocking import ATTENTION, Block
     from llavit.inspect.knockouts import measure_knockouts, standard_blocks
     from llavit.inspect.knockouts_page import cells, draw, failures, summary
     from llavit.inspect.report import figure_png
@@ -66,6 +67,10 @@ def knockout(
         parts = [] if layers == "none" else layers.split(",")
         ranges = [found for part in parts if (found := numbers(part))]
     kinds = None if block is None else [Block(kind.strip()).what for kind in block.split(",")]
+    if kinds is not None and not set(kinds) & set(ATTENTION):
+        refuse(
+            "where only projections are replaced, in all layers", layers=None if layers == "none" else layers
+        )
     items = read_tasks(data, tasks)
 
     def look(model: Any, processor: Any, name: str) -> Any:

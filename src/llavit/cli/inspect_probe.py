@@ -23,6 +23,7 @@ from llavit.cli.inspect import (
     messages_of,
     numbers,
     print_table,
+    refuse,
 )
 
 
@@ -88,12 +89,14 @@ def drift(
         typer.Option(help="Compare with it as well: the LLM that a model was trained from, or a model."),
     ] = None,
     image: ImageOption = None,
-    question: QuestionOption = "What is in this image?",
+    question: QuestionOption = None,
     messages: MessagesOption = None,
     data: Annotated[
         Path | None, typer.Option(help="Instead of an image: pictures of the test of a starter corpus.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many pictures of --data.")] = 16,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="How many pictures of --data; 16 if not given.")
+    ] = None,
     dtype: Annotated[
         Dtype, typer.Option(help="What the models are read in; bfloat16 rounds away small differences.")
     ] = Dtype.float32,
@@ -101,7 +104,7 @@ def drift(
 ) -> None:
     """Compare visual and text QKV, layer by layer; with an image also attention entropy and norms of tokens."""
     from llavit.inspect.drift import QKV, load_reference, qkv_drift
-    from llavit.inspect.inputs import one_image
+    from llavit.inspect.inputs import QUESTION, one_image
     from llavit.inspect.tokens import token_statistics
     from llavit.progress import quiet_transformers
     from llavit.starter.truth import read_truth
@@ -110,9 +113,13 @@ def drift(
     if data is not None:
         if image is not None or messages is not None:
             raise ValueError("expected one of --data, --image and --messages, got two")
-        conversations = [one_image(str(s.image), question) for s in read_truth(data, ["test"])[:limit]]
+        shown = read_truth(data, ["test"])[: limit or 16]
+        conversations = [one_image(str(s.image), question or QUESTION) for s in shown]
     elif image is not None or messages is not None:
+        refuse("without --data", limit=limit)
         conversations = [messages_of(image, question, messages)]
+    else:
+        refuse("without --image, --messages or --data", question=question, limit=limit)
     with quiet_transformers():
         other = None if reference is None else load_reference(reference)
 

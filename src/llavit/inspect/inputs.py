@@ -93,13 +93,16 @@ def text_of(message: dict[str, Any]) -> str:
 def model_names(models: Sequence[str | Path]) -> list[str]:
     """Name models by as many of their last folders as it takes to tell them apart.
 
+    Folders that are written without a name, such as ".", have that of the folder that they are.
+
     Example:
         >>> model_names(["runs/llava/instruct", "runs/llavit/instruct"])
         ['llava/instruct', 'llavit/instruct']
         >>> model_names(["runs/demo/instruct"])
         ['instruct']
     """
-    parts = [Path(model).parts for model in models]
+    paths = [Path(model) for model in models]
+    parts = [(path.resolve() if path.name in ("", "..") else path).parts for path in paths]
     for depth in range(1, max(map(len, parts), default=1) + 1):
         names = ["/".join(part[-depth:]) for part in parts]
         if len(set(names)) == len(names):
