@@ -169,6 +169,7 @@ def test_what_does_not_apply_to_a_llava_is_listed_with_its_reason(tiny, bench, t
     llavit = measure_knockouts(*tiny.build(), load_bench(bench, "short"), blocks, limit=2)
     figure = draw([found, llavit])
     assert len(figure.axes) == 1 and len(figure.legends) == 1
+    assert len(draw([found] * 9).legends[0].get_texts()) == 9  # more models than colours
 
 
 def test_names_of_models_stand_once_in_a_picture_and_inside_of_it(tiny, bench):

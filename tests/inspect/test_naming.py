@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from llavit.cli import app
-from llavit.inspect.naming import Naming, _shares, naming_shares
+from llavit.inspect.naming import Naming, _shares, naming_figure, naming_shares
 from llavit.starter.truth import Shown
 from tests.inspect.test_report import external
 
@@ -116,6 +116,23 @@ def test_pictures_without_an_object_on_a_patch_are_left_out(reader, tmp_path):
     )
     with pytest.raises(ValueError, match="at least two pictures with an object on a patch, got 1 of 3"):
         naming_shares(*reader, [shown[0], small, nothing], k=1, whole_words=False)
+
+
+def test_in_one_picture_each_model_has_its_own_layers_and_none_is_left_out():
+    """Models of different depths, more of them than there are colours."""
+
+    def named(name: str, *views: str) -> Naming:
+        shares = {f"{of}_npk": np.zeros((len(views), 2, 1)) for of in ("patch", "picture")}
+        chance = {f"{of}_chance_npk": np.zeros((len(views), 2, 1)) for of in ("patch", "picture")}
+        two = dict(unseen_style_p=np.zeros(2, bool), pictures=("a", "b"), names={})
+        return Naming(model=name, views=views, **shares, **chance, **two)
+
+    deep = [named(f"deep {n}", "input", "layer 0", "layer 29") for n in range(8)]
+    panel, _ = naming_figure([*deep, named("shallow", "input", "layer 0", "layer 9")]).axes
+    at = {line.get_label(): line.get_xdata() for line in panel.get_lines()}
+    assert len(at) == 9 * 2
+    assert list(at["shallow"]) == [0, 1, 2] and list(at["deep 7"]) == [0, 1, 3]
+    assert [tick.get_text() for tick in panel.get_xticklabels()] == ["input", "0", "9", "29"]
 
 
 def test_batches_change_nothing(reader, tmp_path):

@@ -48,7 +48,7 @@ def draw(results: Sequence[Knockouts], columns: int = 4) -> Any:
                 fmt="o",
                 markersize=3.5,
                 elinewidth=1.2,
-                color=COLOURS[number],
+                color=COLOURS[number % len(COLOURS)],
                 label=result.model,
             )
         scores = ", ".join(f"{100 * result.score_f3[family, 0]:.1f}" for result in results)

@@ -17,7 +17,7 @@ import numpy as np
 
 from llavit.evaluate.intervals import Estimate, estimate
 from llavit.inspect.inputs import one_image
-from llavit.inspect.lens import read_words
+from llavit.inspect.lens import INPUT, read_words
 from llavit.inspect.report import COLOURS, Analysis, escape, figure_html, new_figure
 from llavit.inspect.truth import BACKGROUND, patch_objects
 from llavit.inspect.vocabulary import Vocabulary
@@ -159,7 +159,7 @@ def percent(point: dict[str, float]) -> str:
 
 
 def naming_figure(results: Sequence[Naming]) -> Any:
-    """Draw the curves of one or more models into one figure.
+    """Draw the curves of one or more models into one figure; each point stands at its own layer.
 
     Example:
         ```python
@@ -169,14 +169,16 @@ def naming_figure(results: Sequence[Naming]) -> Any:
     figure = new_figure(10.5, 3.9)
     panels = figure.subplots(1, 2, sharey=True)
     k = results[0].patch_npk.shape[-1]
+    views = sorted({view for result in results for view in result.views}, key=_place)
     for panel, of, title in zip(
         panels,
         ("patch", "picture"),
         ("names the object at the patch", "names any object of the picture"),
         strict=True,
     ):
-        for colour, result in zip(COLOURS, results, strict=False):
-            x = np.arange(len(result.views))
+        for number, result in enumerate(results):
+            x = [views.index(view) for view in result.views]
+            colour = COLOURS[number % len(COLOURS)]
             for chance in (False, True):
                 points = result.curve(of, chance=chance)
                 panel.plot(
@@ -190,7 +192,6 @@ def naming_figure(results: Sequence[Naming]) -> Any:
                 )
                 low, high = ([100 * getattr(point, end) for point in points] for end in ("low", "high"))
                 panel.fill_between(x, low, high, color=colour, alpha=0.08 if chance else 0.18, linewidth=0)
-        views = results[0].views
         ticks = sorted({round(i) for i in np.linspace(0, len(views) - 1, min(9, len(views)))})
         panel.set_xticks(ticks, [views[i].replace("layer ", "") for i in ticks])
         panel.set_xlabel("behind layer")
@@ -201,6 +202,11 @@ def naming_figure(results: Sequence[Naming]) -> Any:
     panels[0].set_ylim(bottom=0)
     panels[1].legend(fontsize=8, frameon=False)
     return figure
+
+
+def _place(view: str) -> int:
+    """Where a view stands among others: the input, then layers by number."""
+    return -1 if view == INPUT else int(view.removeprefix("layer "))
 
 
 def naming_shares(
