@@ -103,6 +103,10 @@ def test_each_image_has_its_own_patches_and_picture(built):
     ids = [[processor_id for row in lens.words("layer 0", image) for processor_id in row] for image in (0, 1)]
     flat = [[lens.text[int(i)] for i in token] for token in lens.ids_nvk[1]]
     assert [*ids[0], *ids[1]] == flat
+    for image in (0, 1):
+        nearest = [token[0] for token in ids[image]]
+        common = dict(lens.common("layer 0", 100, image))
+        assert common == {word: [shown(t) for t in nearest].count(word) for word in map(shown, nearest)}
     with pytest.raises(ValueError, match="image 2: there are 2"):
         lens.words("layer 0", 2)
 
@@ -127,11 +131,13 @@ def test_the_page_has_a_frame_for_each_view_with_every_word_and_needs_nothing_el
     cells = re.findall(r'<span style="[^"]*" title="([^"]*)">', page)
     assert len(cells) == 3 * 8 and all(len(cell.split("\n")) == 3 for cell in cells)
     assert external(page) == [] and page.count("url(data:image/png") == 2
+    for frame in page.split('class="frame"')[1:]:  # of the image's own four patches, not of both images'
+        assert 1 <= sum(int(count) for count in re.findall(r"&times; (\d+)", frame)) <= 4
     arrays = np.load(tmp_path / "lens.npz")
     assert {"ids_nvk", "scores_nvk", "found_nvk", "image_v"} == set(arrays.files)
     facts = json.loads((tmp_path / "lens.json").read_text())
     assert facts["views"] == list(lens.views) and facts["settings"]["k"] == 3
-    assert {int(i): text for i, text in facts["text"].items()} == lens.text
+    assert {int(i): text for i, text in facts["text"].items()} == lens.text and "pictures" not in facts
     with Image.open(tmp_path / "lens.png") as picture:
         assert picture.width > 3 * 300
 

@@ -80,15 +80,24 @@ class Lens(Analysis):
         ids_hwk = self.patches(self.ids_nvk, image)[number].reshape(rows, columns, -1)
         return [[[self.text[int(i)] for i in words] for words in row] for row in ids_hwk]
 
-    def common(self, view: str, count: int = 8) -> list[tuple[str, int]]:
+    def common(self, view: str, count: int = 8, image: int | None = None) -> list[tuple[str, int]]:
         """Return the words that are nearest to most patches, with how many.
+
+        Args:
+            view: one of `views`.
+            count: how many words.
+            image: of which image; of all if not given.
+
+        Raises:
+            ValueError: there is no such view.
 
         Example:
             ```python
             lens.common("input")  # [("the", 12), ...]
             ```
         """
-        ids = self.ids_nvk[self._number(view), :, 0]
+        images = range(len(self.grids)) if image is None else [image]
+        ids = np.concatenate([self.patches(self.ids_nvk, each)[self._number(view), :, 0] for each in images])
         return Counter(shown(self.text[int(i)]) for i in ids).most_common(count)
 
     def _number(self, view: str) -> int:
@@ -108,6 +117,10 @@ class Lens(Analysis):
     def body(self) -> str:
         """Return each image with a word on every patch and a slider over views."""
         return lens_html(self)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what `Analysis.facts` does, without the pictures, which the page shows."""
+        return {key: value for key, value in super().facts().items() if key != "pictures"}
 
 
 def vocabulary_lens(

@@ -97,7 +97,7 @@ def _overlay(lens: Lens, number: int, image: int, name: str) -> str:
         cells.append(f'<span{mark} style="--n:{len(word)}" title="{escape(listed)}">{escape(word)}</span>')
     measure = "cosine" if lens.views[number] == "input" else "probability"
     common = ", ".join(
-        f"{escape(word)} &times; {count}" for word, count in lens.common(lens.views[number], 6)
+        f"{escape(word)} &times; {count}" for word, count in lens.common(lens.views[number], 6, image)
     )
     share = f" {found.mean():.0%} of the patches have a word that is looked for." if lens.find else ""
     grid = f'<div class="lens {name}" style="--columns:{columns};--rows:{rows}">{"".join(cells)}</div>'
