@@ -20,6 +20,8 @@ from llavit.inspect import (
 )
 from llavit.inspect.blocking import Block, knockout
 from llavit.inspect.heat import heat
+from llavit.inspect.inputs import one_image
+from llavit.inspect.report import figure_png
 from llavit.inspect.tokens import token_statistics
 from tests.inspect.test_attention import SWITCHES, conversation, eager_attentions, prompt_of
 from tests.model.families import LLMS
@@ -201,6 +203,13 @@ def test_heat_is_clear_where_nothing_is_and_deepest_at_the_top():
     image = np.asarray(heat(np.array([[0.0, 1.0, 2.0, 4.0]])))
     assert image[0, 0, 3] == 0 and list(image[0, :, 3]) == sorted(image[0, :, 3])
     assert (np.asarray(heat(np.zeros((1, 2))))[..., 3] == 0).all()
+
+
+def test_dollar_signs_are_drawn_as_they_are_and_not_as_a_formula(built):
+    question = one_image(Image.new("RGB", (16, 16), "red"), "Does it cost $^$?")
+    figure = attention_maps(*built, question, "No, $_$.").figure()
+    assert figure_png(figure)[:4] == b"\x89PNG"
+    assert "$^$" in figure.get_suptitle()
 
 
 def test_the_page_has_a_choice_for_each_word_a_slider_and_heads_and_needs_nothing_else(built, tmp_path):

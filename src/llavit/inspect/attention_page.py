@@ -112,7 +112,8 @@ def maps_figure(maps: AttentionMaps) -> Any:
             if patch is None:
                 axis.set_xlabel(f"{shown.sum():.0%} on the image", fontsize=7)
         line[0].set_ylabel(title, fontsize=9)
-    figure.suptitle(f"{maps.model}: {maps.settings['question']!r} {maps.answer!r}"[:110], fontsize=9)
+    asked = f"{maps.model}: {maps.settings['question']!r} {maps.answer!r}"[:110]
+    figure.suptitle(asked, fontsize=9, parse_math=False)  # a price is no formula
     return figure
 
 
