@@ -24,6 +24,8 @@ _FILLERS = {
     "of",
     "the",
     "and",
+    "on",
+    "with",
     "pair",
     "bunch",
     "head",
@@ -35,7 +37,7 @@ _FILLERS = {
     "bar",
     "roll",
 }
-# Words that say how much of a thing there is, not what it is: "pair of scissors".
+# Words that say how much of a thing there is, or how it is, not what it is: "pair of scissors", "cup with straw".
 
 
 class Vocabulary:
@@ -146,7 +148,9 @@ class Vocabulary:
 
         A token names a thing if, without case and surrounding spaces, it is a word of one of the thing's names. Where
         the vocabulary has no such word, the piece by which the word begins names it (" dart" a dartboard), provided
-        that it has three letters or more and is no word of another thing's names ("car" is no carrot).
+        that it has three letters or more and is no word of another thing's names ("car" is no carrot). A word that
+        begins with one of the thing's own that the vocabulary has, such as its plural, is not looked for by its
+        beginning: that of "butters" is "but".
 
         Args:
             names: thing to all its names, in singular and plural.
@@ -167,14 +171,23 @@ class Vocabulary:
         every = set().union(*words.values())
         return {
             thing: sorted(
-                {i for word in own for text in self._texts_for(word, by_text, every) for i in by_text[text]}
+                {
+                    i
+                    for word in own
+                    for text in self._texts_for(word, own, by_text, every)
+                    for i in by_text[text]
+                }
             )
             for thing, own in words.items()
         }
 
-    def _texts_for(self, word: str, by_text: dict[str, list[int]], every: set[str]) -> list[str]:
+    def _texts_for(
+        self, word: str, own: set[str], by_text: dict[str, list[int]], every: set[str]
+    ) -> list[str]:
         if word in by_text:
             return [word]
+        if any(other in by_text and word.startswith(other) for other in own):
+            return []
         found = []
         for form in (f" {word}", word, f" {word.capitalize()}"):
             pieces = self.tokenizer.encode(form, add_special_tokens=False)
