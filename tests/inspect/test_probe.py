@@ -14,7 +14,7 @@ pytest.importorskip("sklearn", reason="of the extra `inspect`, which a core inst
 from llavit.inspect.features import Kept, Place, kept_features, layer_features, places_of
 from llavit.inspect.probe import GROUPS, Probe, ProbePictures, _patches, _Task, probe_layers, probe_pictures
 from llavit.inspect.probe_report import best_places
-from llavit.inspect.probing import balanced_accuracy, confusion, linear, mean_iou, patch_interval
+from llavit.inspect.probing import balanced_accuracy, linear, mean_iou, patch_interval, tallies
 from llavit.inspect.truth import patch_objects
 from llavit.starter.corpus import build_corpus
 from llavit.starter.truth import Shown
@@ -39,6 +39,18 @@ def test_probes_learn_in_styles_of_training_and_are_asked_in_both(pictures):
     assert not any(s.unseen_style for s in pictures.train)
     assert {s.unseen_style for s in pictures.test} == {True, False}
     assert all(s.concepts <= set(pictures.classes) for s in pictures.train + pictures.test)
+
+
+def test_pictures_of_an_unseen_style_hold_no_drawing_of_training_and_none_is_learned_and_asked(
+    corpus, pictures
+):
+    learned = {thing["source"] for s in pictures.train for thing in s.objects}
+    unseen = [s for s in pictures.test if s.unseen_style]
+    assert unseen and not any(learned & {thing["source"] for thing in s.objects} for s in unseen)
+    with pytest.raises(ValueError, match="to be learned from and asked about"):
+        probe_pictures(corpus.root, train="test", least=1)
+    with pytest.raises(ValueError, match="1 of them are to be learned from"):
+        ProbePictures(pictures.train, [*pictures.test, pictures.train[0]], pictures.classes, "val")
 
 
 def test_without_val_the_probes_learn_from_pictures_of_training_and_say_so(tmp_path):
@@ -164,8 +176,9 @@ def test_balanced_accuracy_and_iou_are_scikit_learns():
     rng = np.random.default_rng(0)
     truth, guess = rng.integers(0, 5, 300), rng.integers(0, 5, 300)
     guess[:150] = truth[:150]
-    counts = confusion(truth, guess, rng.integers(0, 20, 300), 5)
-    assert counts.sum() == 300 and counts.shape == (20, 5, 5)
+    counts = tallies(truth, guess, rng.integers(0, 20, 300), 5)
+    assert counts.shape == (20, 3, 5)
+    assert counts.sum((0, 2)).tolist() == [(truth == guess).sum(), 300, 300]
     assert balanced_accuracy(counts.sum(0)) == pytest.approx(balanced_accuracy_score(truth, guess))
     assert mean_iou(counts.sum(0)) == pytest.approx(jaccard_score(truth, guess, average="macro"))
 
@@ -178,10 +191,26 @@ def test_the_interval_of_patches_covers_what_other_samples_give():
         skill = rng.beta(6, 4, 60)  # of each picture: patches of one are not independent
         truth = rng.integers(0, 2, (60, 8))
         guess = np.where(rng.random((60, 8)) < skill[:, None], truth, 1 - truth)
-        counts = confusion(truth.ravel(), guess.ravel(), np.repeat(np.arange(60), 8), 2)
+        counts = tallies(truth.ravel(), guess.ravel(), np.repeat(np.arange(60), 8), 2)
         _, low, high = patch_interval(counts, balanced_accuracy, seed=sample)
         held += low <= 0.6 <= high
     assert 88 <= held <= 100
+
+
+def test_the_interval_of_many_classes_takes_little_memory():
+    """Of 400 classes and 500 pictures a table of truth by guess for each resample would be gigabytes."""
+    import tracemalloc
+
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 400, 2000)
+    tracemalloc.start()
+    try:
+        counts = tallies(truth, truth, np.arange(2000) // 4, 400)
+        score, low, high = patch_interval(counts, mean_iou)
+        assert tracemalloc.get_traced_memory()[1] < 200e6
+    finally:
+        tracemalloc.stop()
+    assert (score, low, high) == (1.0, 1.0, 1.0)
 
 
 def test_a_linear_probe_does_not_care_for_the_scale_of_a_feature():
@@ -238,6 +267,9 @@ def test_a_group_without_pictures_is_nan_and_not_zero(tiny, pictures):
     found = probe_layers(model.eval(), processor, only, layers=[], tower_layers=[], patches=2)
     assert np.isnan(found.linear[:, 1]).all() and not np.isnan(found.linear[:, 0]).any()
     found.figure()
+    assert (
+        found.facts()["scores"]["projector reads"]["linear"]["unseen style"] == [None] * 3
+    )  # JSON has no NaN
     tower = probe_layers(model.eval(), processor, only, layers=[], tower_layers=[0], patches=2)
     assert best_places([tower]) == [["model", "tower", *["no pictures"] * 3]]
 

@@ -23,12 +23,12 @@ from llavit.inspect.features import Kept, kept_features, places_of
 from llavit.inspect.probe_charts import probe_figure
 from llavit.inspect.probing import (
     balanced_accuracy,
-    confusion,
     linear,
     mean_iou,
     nearest_neighbours,
     patch_interval,
     require_sklearn,
+    tallies,
 )
 from llavit.inspect.report import Analysis
 from llavit.inspect.truth import cover
@@ -47,12 +47,23 @@ class ProbePictures:
         test: pictures that they are asked about, of both groups.
         classes: names of the concepts.
         source: what the probes learn from and where it lies, for reports.
+
+    Raises:
+        ValueError: a picture is in both.
     """
 
     train: list[Shown]
     test: list[Shown]
     classes: list[str]
     source: str
+
+    def __post_init__(self) -> None:
+        both = sorted({str(s.image) for s in self.train} & {str(s.image) for s in self.test})
+        if both:
+            raise ValueError(
+                f"probe pictures: {len(both)} of them are to be learned from and asked about, such as {both[0]}; a "
+                "probe knows by heart what it learned from"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,11 +101,14 @@ class Probe(Analysis):
         return probe_figure([self])
 
     def facts(self) -> dict[str, Any]:
-        """Return settings, counts and every score with its interval."""
+        """Return settings, counts and every score with its interval; None where a group has no pictures."""
         scores = {
             place: {
                 measure: {
-                    group: [round(float(value), 4) for value in getattr(self, measure)[row, column]]
+                    group: [
+                        None if np.isnan(value) else round(float(value), 4)
+                        for value in getattr(self, measure)[row, column]
+                    ]
                     for column, group in enumerate(self.groups)
                 }
                 for measure in MEASURES
@@ -121,7 +135,8 @@ def probe_pictures(
     Probes learn from pictures that are drawn like the model's training data. Those of `val` were never shown to it;
     those of `instruct` were, if it was trained on this corpus, so that they flatter its LLM. They are asked about
     pictures of `test` without concepts that training never shows. A concept has one drawing in each style, so that in a
-    seen style probes are asked about drawings that they learned from; in the unseen style they are not.
+    seen style probes are asked about drawings that they learned from; in the unseen style they are not: pictures that
+    hold drawings of both kinds are left out.
 
     Args:
         data: folder of a corpus (`llavit.starter.corpus.build_corpus`).
@@ -131,7 +146,7 @@ def probe_pictures(
 
     Raises:
         FileNotFoundError: no corpus there.
-        ValueError: too few pictures.
+        ValueError: too few pictures, or `train` is "test".
 
     Example:
         >>> from tempfile import mkdtemp
@@ -146,6 +161,8 @@ def probe_pictures(
     learned = _with_objects(read_truth(data, [train]))[:limit]
     asked = [s for s in _with_objects(read_truth(data, ["test"])) if not s.unseen_concept][:limit]
     learned = [s for s in learned if not s.unseen_style]
+    styles = {thing["source"] for s in learned for thing in s.objects}
+    asked = [s for s in asked if not (s.unseen_style and styles & {thing["source"] for thing in s.objects})]
     alone = Counter(next(iter(s.concepts)) for s in learned if len(s.concepts) == 1)
     classes = sorted(name for name, count in alone.items() if count >= least)
     known = set(classes)
@@ -327,7 +344,7 @@ class _Task:
                 for measure in ("dense", "miou"):
                     found[measure].append((np.nan,) * 3)
                 continue
-            counts = confusion(self.truth_nk[here], guess_nk[here], owner[here], background + 1)
+            counts = tallies(self.truth_nk[here], guess_nk[here], owner[here], background + 1)
             found["dense"].append(patch_interval(counts, balanced_accuracy, seed))
             found["miou"].append(patch_interval(counts, mean_iou, seed))
         return found

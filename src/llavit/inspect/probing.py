@@ -86,8 +86,8 @@ def linear(
         return fit.fit(train_nd, labels_n).predict(test_nd)
 
 
-def confusion(truth_m: np.ndarray, guess_m: np.ndarray, owner_m: np.ndarray, classes: int) -> np.ndarray:
-    """Count patches by picture, truth and guess.
+def tallies(truth_m: np.ndarray, guess_m: np.ndarray, owner_m: np.ndarray, classes: int) -> np.ndarray:
+    """Count patches by picture and class: those guessed right, those that are there, those guessed.
 
     Args:
         truth_m: class of each patch.
@@ -96,44 +96,46 @@ def confusion(truth_m: np.ndarray, guess_m: np.ndarray, owner_m: np.ndarray, cla
         classes: c.
 
     Returns:
-        (pictures, c, c) int64; the pictures in ascending order.
+        (pictures, 3, c) float64; the pictures in ascending order.
 
     Example:
-        >>> confusion(np.array([0, 1]), np.array([1, 1]), np.array([0, 0]), classes=2).tolist()
-        [[[0, 1], [0, 1]]]
+        >>> tallies(np.array([0, 1]), np.array([1, 1]), np.array([0, 0]), classes=2).tolist()
+        [[[0.0, 1.0], [1.0, 1.0], [0.0, 2.0]]]
     """
     pictures, rows = np.unique(owner_m, return_inverse=True)
-    counts = np.zeros((len(pictures), classes, classes), np.int64)
-    np.add.at(counts, (rows, truth_m, guess_m), 1)
+    counts = np.zeros((len(pictures), 3, classes))
+    np.add.at(counts[:, 0], (rows, truth_m), truth_m == guess_m)
+    np.add.at(counts[:, 1], (rows, truth_m), 1)
+    np.add.at(counts[:, 2], (rows, guess_m), 1)
     return counts
 
 
-def balanced_accuracy(counts_cc: np.ndarray) -> np.ndarray:
+def balanced_accuracy(counts_3c: np.ndarray) -> np.ndarray:
     """Mean over classes of the share that is predicted right; classes that do not occur are left out.
 
     Args:
-        counts_cc: (..., c, c) by truth and guess.
+        counts_3c: (..., 3, c) of `tallies`.
 
     Example:
-        >>> balanced_accuracy(np.array([[8, 2], [1, 1]])).round(3)
+        >>> balanced_accuracy(np.array([[8, 1], [10, 2], [9, 3]])).round(3)
         np.float64(0.65)
     """
-    right, there = np.diagonal(counts_cc, axis1=-2, axis2=-1), counts_cc.sum(-1)
+    right, there, _ = np.moveaxis(counts_3c, -2, 0)
     return _mean_where(right, there, there > 0)
 
 
-def mean_iou(counts_cc: np.ndarray) -> np.ndarray:
+def mean_iou(counts_3c: np.ndarray) -> np.ndarray:
     """Mean over classes that occur of intersection over union.
 
     Args:
-        counts_cc: (..., c, c) by truth and guess.
+        counts_3c: (..., 3, c) of `tallies`.
 
     Example:
-        >>> mean_iou(np.array([[8, 2], [1, 1]])).round(3)
+        >>> mean_iou(np.array([[8, 1], [10, 2], [9, 3]])).round(3)
         np.float64(0.489)
     """
-    right, there = np.diagonal(counts_cc, axis1=-2, axis2=-1), counts_cc.sum(-1)
-    return _mean_where(right, there + counts_cc.sum(-2) - right, there > 0)
+    right, there, guessed = np.moveaxis(counts_3c, -2, 0)
+    return _mean_where(right, there + guessed - right, there > 0)
 
 
 def _mean_where(part: np.ndarray, whole: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -141,11 +143,11 @@ def _mean_where(part: np.ndarray, whole: np.ndarray, counts: np.ndarray) -> np.n
     return (shares * counts).sum(-1) / np.maximum(counts.sum(-1), 1)
 
 
-def patch_interval(counts_ncc: np.ndarray, measure: Any, seed: int = 0) -> tuple[float, float, float]:
+def patch_interval(counts_n3c: np.ndarray, measure: Any, seed: int = 0) -> tuple[float, float, float]:
     """A measure of patches with its 95 % interval: pictures are resampled, since patches of one are not independent.
 
     Args:
-        counts_ncc: of `confusion`.
+        counts_n3c: of `tallies`.
         measure: `balanced_accuracy` or `mean_iou`.
         seed: of the resampling.
 
@@ -153,12 +155,12 @@ def patch_interval(counts_ncc: np.ndarray, measure: Any, seed: int = 0) -> tuple
         (score, low, high).
 
     Example:
-        >>> patch_interval(np.array([[[3, 0], [0, 3]]] * 4), balanced_accuracy)
+        >>> patch_interval(np.array([[[3, 3], [3, 3], [3, 3]]] * 4), balanced_accuracy)
         (1.0, 1.0, 1.0)
     """
-    pictures = len(counts_ncc)
+    pictures = len(counts_n3c)
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(pictures, np.full(pictures, 1 / pictures), size=RESAMPLES)
-    resampled = measure((drawn @ counts_ncc.reshape(pictures, -1)).reshape(-1, *counts_ncc.shape[1:]))
+    drawn = rng.multinomial(pictures, np.full(pictures, 1 / pictures), size=RESAMPLES).astype(np.float64)
+    resampled = measure((drawn @ counts_n3c.reshape(pictures, -1)).reshape(-1, *counts_n3c.shape[1:]))
     low, high = np.percentile(resampled, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    return float(measure(counts_ncc.sum(0))), float(low), float(high)
+    return float(measure(counts_n3c.sum(0))), float(low), float(high)
