@@ -40,6 +40,28 @@ def test_compiled_layers_give_the_same_losses_for_rows_of_any_length(tiny, tmp_p
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # one for each stage
 
 
+@WORKS
+def test_layers_are_compiled_also_where_gradient_checkpointing_runs_them_again(tiny, tmp_path, monkeypatch):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(compile_module, backend="eager"))
+    losses = []
+    for wanted in ("never", "always"):
+        again = [f"stages.{stage}.gradient_checkpointing=true" for stage in (0, 1)]
+        train(tiny.recipe(f"compile={wanted}", *again), output=tmp_path / wanted, progress=False)
+        rows = [
+            row
+            for stage in ("pretrain", "instruct")
+            for row in read_step_log(tmp_path / wanted / stage / "train_log.jsonl")
+        ]
+        losses.append([(row["loss"], row["grad_norm"]) for row in rows])
+    for (loss, norm), (compiled_loss, compiled_norm) in zip(*losses, strict=True):
+        assert compiled_loss == pytest.approx(loss, rel=1e-5)
+        assert compiled_norm == pytest.approx(norm, rel=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # one for each stage
+
+
 def test_without_a_compiler_auto_goes_on_and_always_says_what_to_do(tmp_path):
     script = (
         "from llavit.train.compiling import compile_layers\n"

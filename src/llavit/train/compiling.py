@@ -10,6 +10,8 @@ from typing import Any
 
 from llavit.compiling import Compile, can_compile
 
+_NO_SECOND_ROUTE = "skip_fwd_side_effects_in_bwd_under_checkpoint"
+
 
 def compile_layers(model: Any, wanted: Compile) -> bool:
     """Compile each layer of the LLM, in place; names of weights stay as they are.
@@ -33,6 +35,12 @@ def compile_layers(model: Any, wanted: Compile) -> bool:
     """
     compiles = can_compile(wanted)
     if compiles:
+        # Attention hands the route to its projections (`routing.py`). Where gradient checkpointing runs a layer again,
+        # the route is an input of its graph; without this dynamo gives up on such layers and runs them as they are.
+        from torch._dynamo import config
+
+        if hasattr(config, _NO_SECOND_ROUTE):  # not in older versions of torch
+            setattr(config, _NO_SECOND_ROUTE, True)
         for layer in model.get_decoder().layers:
             layer.compile(dynamic=True)
     return compiles
