@@ -3,6 +3,8 @@
 import json
 import re
 
+import pytest
+
 from llavit.inspect.naming import percent
 from tests.inspect.docs_page import DOCS, PAGE, SECTIONS
 
@@ -203,8 +205,9 @@ def test_what_the_page_says_of_the_models_of_the_comparison_is_so():
 # The LLM as a vision encoder
 
 
-def test_figures_of_the_probe_are_those_of_its_file():
-    text, models = SECTIONS["The LLM as a vision encoder"], facts("probe")["models"]
+@pytest.mark.parametrize("file", ["probe", "probe-comparison"])
+def test_figures_of_the_probe_are_those_of_its_file(file):
+    text, models = SECTIONS["The LLM as a vision encoder"], facts(file)["models"]
     for result in models:
         (row,) = [line for line in text.splitlines() if f"`{result['model']}`" in line]
         linear = {place: s["linear"]["unseen style"][0] for place, s in result["scores"].items()}
@@ -248,3 +251,27 @@ def test_what_the_page_says_of_the_probe_is_so():
             for part in ("tower", "LLM")
         ]
         assert best[0][1] < best[1][2] and best[1][1] < best[0][2]  # intervals overlap
+
+
+def test_what_the_page_says_of_the_probe_of_the_comparisons_models_is_so():
+    llava, llavit = (model["scores"] for model in facts("probe-comparison")["models"])
+    text = said("The LLM as a vision encoder")
+    last = {
+        (measure, group): (llava["LLM 30"][measure][group], llavit["LLM 30"][measure][group])
+        for measure in ("knn", "linear", "dense")
+        for group in ("seen style", "unseen style")
+    }
+    for group in ("seen style", "unseen style"):
+        theirs, ours = last["dense", group]
+        assert f"{100 * ours[0]:.1f} % against {100 * theirs[0]:.1f} % in " in text and ours[1] > theirs[2]
+        theirs, ours = last["linear", group]
+        assert ours[1] < theirs[2] and theirs[1] < ours[2]
+    theirs, ours = last["knn", "seen style"]
+    assert f"({100 * ours[0]:.1f} % against {100 * theirs[0]:.1f} %)" in text and ours[2] < theirs[1]
+    for scores in (llava, llavit):
+        for measure in ("knn", "linear", "dense"):
+            seen = {place: each[measure]["seen style"][0] for place, each in scores.items()}
+            tower = max(score for place, score in seen.items() if place.startswith("tower"))
+            assert all(score < tower for place, score in seen.items() if place.startswith("LLM"))
+        for measure, group in (("linear", "seen style"), ("linear", "unseen style"), ("dense", "seen style")):
+            assert scores["LLM 30"][measure][group][0] < scores["LLM 0"][measure][group][0]
