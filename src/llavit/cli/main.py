@@ -260,7 +260,7 @@ def demo(
     minutes: Annotated[
         float | None,
         typer.Option(
-            min=1, help="Minutes of training, more or less; if not given ten, and up to thirty on a slow CPU."
+            min=1, help="Minutes of training, more or less; if not given ten, and up to forty on a slow CPU."
         ),
     ] = None,
 ) -> None:
