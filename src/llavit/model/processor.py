@@ -88,25 +88,19 @@ class LlavitProcessor(LlavaProcessor):
 
     def with_chat_template(self, chat_template: str) -> "LlavitProcessor":
         """Return a processor that differs in the chat template only; one for text alone is made to take images."""
+        return self._with(self.image_processor, chat_template)
+
+    def with_padding(self) -> "LlavitProcessor":
+        """Return a processor that differs in its images only: nothing is cut off them (`padding_to_square`)."""
+        return self._with(padding_to_square(self.image_processor), self.chat_template)
+
+    def _with(self, image_processor: Any, chat_template: Any) -> "LlavitProcessor":
         return LlavitProcessor(
-            self.image_processor,
+            image_processor,
             self.tokenizer,
             patch_size=self.patch_size,
             vision_feature_select_strategy=self.vision_feature_select_strategy,
             chat_template=chat_template,
-            image_token=self.image_token,
-            num_additional_image_tokens=self.num_additional_image_tokens,
-        )
-
-    def with_padding(self) -> "LlavitProcessor":
-        """Return a processor that differs in its images only: nothing is cut off them (`padding_to_square`)."""
-        template: Any = self.chat_template
-        return LlavitProcessor(
-            padding_to_square(self.image_processor),
-            self.tokenizer,
-            patch_size=self.patch_size,
-            vision_feature_select_strategy=self.vision_feature_select_strategy,
-            chat_template=template,
             image_token=self.image_token,
             num_additional_image_tokens=self.num_additional_image_tokens,
         )
