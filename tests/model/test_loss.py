@@ -30,7 +30,7 @@ def transformers_loss(logits, targets, num_items):
 
 @pytest.fixture(params=[1, 7 * WORDS, 1000 * WORDS], ids=["token by token", "pieces", "at once"])
 def pieces(request, monkeypatch):
-    monkeypatch.setitem(loss._FLOATS, "cpu", request.param)
+    monkeypatch.setattr(loss, "floats_at_a_time", lambda device_type: request.param)
 
 
 @pytest.mark.parametrize("num_items", [None, 12, torch.tensor(12)], ids=["mean", "number", "tensor"])
@@ -74,7 +74,7 @@ def test_a_second_backward_pass_is_refused_not_wrong():
 
 @pytest.mark.parametrize("dtype, share", [(torch.bfloat16, 6), (torch.float32, 3)], ids=["bf16", "fp32"])
 def test_beside_the_logits_it_takes_next_to_no_memory(dtype, share, monkeypatch):
-    monkeypatch.setitem(loss._FLOATS, "cpu", 20 * 4000)
+    monkeypatch.setattr(loss, "floats_at_a_time", lambda device_type: 20 * 4000)
     peaks = []
     for loss_of in cross_entropy, lambda x, y, n: ForCausalLMLoss(x, None, 4000, n, shift_labels=y):
         hidden, weight = torch.randn(500, 2).to(dtype).requires_grad_(), torch.randn(2, 4000).to(dtype)

@@ -15,6 +15,7 @@ from llavit import LlavitForConditionalGeneration
 from llavit.cli import app
 from llavit.model.adapters import add_lora
 from llavit.model.compat import recompute_activations
+from llavit.model.loss import floats_at_a_time
 from llavit.train.estimate import estimate
 from llavit.train.flops import meta_model, training_flops
 from llavit.train.lora import hold_frozen
@@ -213,7 +214,9 @@ def test_the_estimate_holds_what_tensors_a_real_step_takes(setting, recipe_file)
         Batch(rows=4, length=96, images=4, supervised=80),
     )
     computes_in = getattr(torch, dtype)
-    got = step_memory(config, stage, batch, dtype=computes_in, accumulates=stage.batch_size > stage.micro)
+    got = step_memory(
+        config, stage, batch, dtype=computes_in, accumulates=stage.batch_size > stage.micro, device="cpu"
+    )
     # The real step also has to find out which tokens are visual and supervised.
     assert got.activations == pytest.approx(real_step(config, stage, batch, computes_in), rel=0.05)
 
@@ -239,6 +242,7 @@ def test_a_process_grows_by_what_was_estimated(setting, recipe_file):
         batch,
         dtype=getattr(torch, dtype),
         accumulates=stage.batch_size > stage.micro,
+        device="cpu",
     )
     print(f"{' '.join(setting)}: measured {int(run.stdout) / 1e6:.0f} MB, estimated {got.total / 1e6:.0f} MB")
     assert got.total == pytest.approx(int(run.stdout), rel=0.15)
@@ -266,6 +270,19 @@ def test_memory_is_less_where_it_should_be(recipe_file):
     assert (gathered.weights, gathered.gradients) == (whole.weights, whole.gradients)
     assert gathered.activations < whole.activations  # without autocast's copies of the layers' weights
     assert qlora.weights < lora.weights and qlora.activations < lora.activations
+
+
+def test_the_loss_takes_the_pieces_of_the_device_that_is_meant(recipe_file):
+    stage, config = load_recipe(recipe_file).stages[0], measured_step.config(width=64, layers=1)
+    batch = Batch(rows=1, length=80, images=1, supervised=10_000)  # next to nothing but the loss
+    cpu, gpu = (
+        step_memory(config, stage, batch, dtype=torch.float32, device=device) for device in ("cpu", "cuda")
+    )
+    logits = batch.supervised * config.llm.vocab_size  # fewer than a GPU's piece
+    assert floats_at_a_time("cpu") < logits < floats_at_a_time("cuda")
+    assert gpu.activations - cpu.activations == pytest.approx(
+        4 * (logits - floats_at_a_time("cpu")), rel=0.01
+    )
 
 
 # A whole recipe

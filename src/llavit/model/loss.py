@@ -15,12 +15,26 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-_FLOATS = {"cpu": 2**21, "other": 2**26}
-"""Numbers in float32 at a time: 8 MB stay in a CPU's cache, 256 MB keep a GPU busy."""
+
+def floats_at_a_time(device_type: str) -> int:
+    """Say how many logits are made float32 at once on a device: 8 MB stay in a CPU's cache, 256 MB keep a GPU busy.
+
+    Args:
+        device_type: of torch, as in `tensor.device.type`.
+
+    Example:
+        >>> floats_at_a_time("cpu") * 4 / 2**20
+        8.0
+    """
+    return 2**21 if device_type == "cpu" else 2**26
 
 
 def cross_entropy(
-    logits_kv: torch.Tensor, targets_k: torch.Tensor, num_items: torch.Tensor | float | None = None
+    logits_kv: torch.Tensor,
+    targets_k: torch.Tensor,
+    num_items: torch.Tensor | float | None = None,
+    *,
+    piece: int | None = None,
 ) -> torch.Tensor:
     """Give the loss of next tokens, as transformers' `ForCausalLMLoss` does, in less memory.
 
@@ -32,6 +46,7 @@ def cross_entropy(
         logits_kv: (k, v).
         targets_k: (k,) ids of the right tokens, each of them a word of the vocabulary.
         num_items: divides the sum; without it the loss is the mean over k.
+        piece: logits to make float32 at once; what suits their device if not given.
 
     Returns:
         a number, in float32.
@@ -44,7 +59,9 @@ def cross_entropy(
     if torch.compiler.is_compiling():  # a compiler fuses this by itself
         summed = torch.nn.functional.cross_entropy(logits_kv.float(), targets_k, reduction="sum")
     else:
-        summed = _SummedCrossEntropy.apply(logits_kv, targets_k)
+        summed = _SummedCrossEntropy.apply(
+            logits_kv, targets_k, piece or floats_at_a_time(logits_kv.device.type)
+        )
     items = len(targets_k) if num_items is None else num_items
     return summed / (items.to(summed.device) if isinstance(items, torch.Tensor) else items)
 
@@ -53,26 +70,28 @@ class _SummedCrossEntropy(torch.autograd.Function):
     """The sum over k of -log softmax(logits)[target]; its gradient is (softmax(logits) - one_hot(target))."""
 
     @staticmethod
-    def forward(ctx: Any, logits_kv: torch.Tensor, targets_k: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, logits_kv: torch.Tensor, targets_k: torch.Tensor, piece: int) -> torch.Tensor:
         log_sum_k = torch.empty(len(targets_k), device=logits_kv.device)
-        for rows in _pieces(logits_kv):
+        for rows in _pieces(logits_kv, piece):
             log_sum_k[rows] = logits_kv[rows].float().logsumexp(-1)
         ctx.save_for_backward(logits_kv, targets_k, log_sum_k)
+        ctx.piece = piece
         return (log_sum_k - logits_kv.gather(1, targets_k[:, None]).squeeze(1).float()).sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
         logits_kv, targets_k, log_sum_k = ctx.saved_tensors
-        for rows in _pieces(logits_kv):
+        for rows in _pieces(logits_kv, ctx.piece):
             gradient = (logits_kv[rows].float() - log_sum_k[rows, None]).exp_()
             gradient[torch.arange(len(gradient), device=grad.device), targets_k[rows]] -= 1
             logits_kv[rows] = gradient.mul_(grad)
-        return logits_kv, None
+            del gradient  # before the next one
+        return logits_kv, None, None
 
 
-def _pieces(logits_kv: torch.Tensor) -> Iterator[slice]:
-    """Cut the tokens into pieces whose logits are few enough."""
+def _pieces(logits_kv: torch.Tensor, piece: int) -> Iterator[slice]:
+    """Cut the tokens into pieces of at most so many logits."""
     tokens, vocabulary = logits_kv.shape
-    step = max(1, _FLOATS.get(logits_kv.device.type, _FLOATS["other"]) // vocabulary)
+    step = max(1, piece // vocabulary)
     return (slice(first, first + step) for first in range(0, tokens, step))

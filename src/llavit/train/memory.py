@@ -26,7 +26,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from llavit.model.adapters import add_lora
 from llavit.model.compat import recompute_activations
 from llavit.model.configuration import LlavitConfig
-from llavit.model.loss import cross_entropy
+from llavit.model.loss import cross_entropy, floats_at_a_time
 from llavit.model.modeling import LlavitForConditionalGeneration
 from llavit.model.routing import VisualRoute
 from llavit.precision import resolve_frozen_dtype
@@ -133,6 +133,7 @@ def step_memory(
     attention: str = "sdpa",
     accumulates: bool = False,
     gathers: bool = False,
+    device: str = "cuda",
 ) -> StepMemory:
     """Find the memory of a stage's training step.
 
@@ -144,6 +145,7 @@ def step_memory(
         attention: the LLM's attention implementation.
         accumulates: a step has several micro-batches, so that the gradients of one are there while the next runs.
         gathers: the LLM's layers are cut up over processes (FSDP), and each is put together in `dtype` to run.
+        device: type of the device to train on; the loss holds more at a time on a GPU than on a CPU.
 
     Raises:
         ImportError: the stage has adapters and peft is missing.
@@ -185,7 +187,7 @@ def step_memory(
             if accumulates or gathers:
                 for parameter in trained:
                     parameter.grad = torch.empty_like(parameter)
-            _step(model, config, batch, dtype)
+            _step(model, config, batch, dtype, floats_at_a_time(device))
     return StepMemory(
         weights=weights,
         gradients=gradients,
@@ -226,8 +228,8 @@ def _own_autocast_cache() -> Iterator[None]:
         torch.clear_autocast_cache()
 
 
-def _step(model: Any, config: LlavitConfig, batch: Batch, dtype: torch.dtype) -> None:
-    """Run one micro-batch forward and backward.
+def _step(model: Any, config: LlavitConfig, batch: Batch, dtype: torch.dtype, loss_piece: int) -> None:
+    """Run one micro-batch forward and backward, its loss in pieces of so many logits.
 
     [Contract] with `LlavitForConditionalGeneration.forward`: the same operations, but which tokens are visual and
     supervised is given by number, as fake tensors have no values to look at.
@@ -258,6 +260,6 @@ def _step(model: Any, config: LlavitConfig, batch: Batch, dtype: torch.dtype) ->
         hidden_kd = hidden_bld.flatten(0, 1).index_select(0, supervised_k)
         del embeds_bld, hidden_bld
         logits_kv = model.lm_head(hidden_kd)
-        loss = cross_entropy(logits_kv, supervised_k)
+        loss = cross_entropy(logits_kv, supervised_k, piece=loss_piece)
         del hidden_kd, logits_kv
     loss.backward()
