@@ -323,3 +323,13 @@ def test_vicunas_template_is_llavas_conversation_v1():
         [messages[:1]], chat_template=template, eos_token="</s>", add_generation_prompt=True
     )
     assert text == f"{system} USER: <image>\nWhat? ASSISTANT:"
+
+
+@pytest.mark.parametrize("parallel", ["fsdp2", "zero3"])
+def test_layers_in_four_bits_are_not_cut_up(tiny, parallel):
+    qlora = "stages.1.lora={rank: 4, quantize: nf4}"
+    tiny.recipe(qlora, "parallel=zero2")
+    with pytest.raises(
+        ValueError, match=rf"stage instruct: .*expected `parallel: ddp` or zero2, got {parallel}"
+    ):
+        tiny.recipe(qlora, f"parallel={parallel}")

@@ -2,14 +2,17 @@
 
 import os
 import signal
+import threading
 from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
+from transformers import TrainerCallback
 
 from llavit.train.parts import freeze
 from llavit.train.run import train
 from llavit.train.stopping import Stopped
-from llavit.train.store import StageStore
+from llavit.train.store import LOCK, StageStore
 from llavit.train.trainer import LlavitTrainer, checkpoints
 
 
@@ -43,6 +46,51 @@ def test_a_recipe_that_is_refused_leaves_the_folder_of_the_other_run_as_it_is(ti
     ):
         train(tiny.recipe("seed=1"), output=tmp_path, progress=False)
     assert (tmp_path / "recipe.yaml").read_bytes() == recipe
+
+
+def test_a_second_run_in_the_folder_of_one_under_way_is_refused_and_touches_nothing(
+    tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("llavit.train.run.PATIENCE", 0.1)
+
+    class Second(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 1 and args.output_dir.endswith("pretrain.work"):
+                before = sorted(tmp_path.rglob("*"))
+                with pytest.raises(ValueError, match=r"another process is training there\. Wait for it"):
+                    train(tiny.recipe(), output=tmp_path, progress=False)
+                assert sorted(tmp_path.rglob("*")) == before
+                refused.append(True)
+
+    refused = []
+    train(tiny.recipe(), output=tmp_path, progress=False, callbacks=[Second()])
+    assert refused == [True]
+
+
+def test_a_run_goes_on_after_one_that_ended_a_moment_later(tiny, tmp_path):
+    """As data workers of a killed run do."""
+    with FileLock(tmp_path / LOCK, thread_local=False) as lock:
+        later = threading.Timer(1.0, lock.release)
+        later.start()
+        train(tiny.recipe("stages.0.steps=1", "stages.1.steps=1"), output=tmp_path, progress=False)
+        later.join()
+    assert (tmp_path / "instruct").is_dir()
+
+
+def test_a_checkpoint_whose_state_is_damaged_says_which_it_is(tiny, tmp_path, monkeypatch):
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    recipe = tiny.recipe("stages.0.save_every=1")
+    with monkeypatch.context() as patch:
+        patch.setattr("llavit.train.run._publish", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, output=tmp_path, progress=False)
+    newest = checkpoints(tmp_path / "pretrain.work")[-1]
+    state = newest / "trainer_state.json"
+    state.write_text(state.read_text()[:-100])
+    with pytest.raises(ValueError, match=f"{newest.name} cannot be read: .*Delete it"):
+        train(recipe, output=tmp_path, progress=False)
 
 
 def test_what_a_run_had_not_finished_to_write_makes_room_for_the_next_one(tiny, tmp_path):

@@ -227,7 +227,7 @@ def test_checkpoints_are_whole_and_only_the_newest_are_kept(trainer, tmp_path):
         } <= {file.name for file in path.iterdir()}
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "scheduler.pt"])
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"])
 def test_a_damaged_checkpoint_says_which_it_is_and_what_to_do(trainer, tmp_path, file):
     trainer("stages.0.steps=1", "stages.0.save_every=1").train()
     saved = tmp_path / "checkpoint-1"

@@ -8,8 +8,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from llavit.compare.paired import require_scipy
 from llavit.compare.results import Found, Results
 from llavit.compare.variants import cell_recipe, changes_of
 from llavit.train.recipe import Recipe
-from llavit.train.store import differences, write_text
+from llavit.train.store import differences, held, write_text
 
 logger = logging.getLogger("llavit")
 _OF_TORCHRUN = (
@@ -213,7 +212,7 @@ def run_grid(
         if not _fits(experiment, cell, left, first=not ran):
             logger.info("the budget of %g minutes is used up, %d cells wait", budget, len(waiting))
             break
-        with _alone(experiment.folder(cell)) as alone:
+        with held(_lock_of(experiment.folder(cell))) as alone:
             if not alone or experiment.find(cell).state == "done":
                 continue
             try:
@@ -343,30 +342,13 @@ def _require_mixable(results: Results, cell: Cell, found: Found) -> None:
         )
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    """Hold a cell, if no other process does; a process that is killed lets it go."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(_lock_of(folder))
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
-
-
 def _is_free(folder: Path) -> bool:
-    with _alone(folder) as alone:
+    with held(_lock_of(folder)) as alone:
         return alone
 
 
 def _lock_of(folder: Path) -> Path:
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    """Of a cell, so that several processes do not run it."""
     return folder.with_name(f".{folder.name}.lock")
 
 

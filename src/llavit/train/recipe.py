@@ -233,6 +233,16 @@ class Recipe:
             raise ValueError("stages: expected at least one")
         if len(set(names)) < len(names):
             raise ValueError(f"stages: expected a different name for each, got {', '.join(names)}")
+        for stage in self.stages:
+            if (
+                self.parallel in ("fsdp2", "zero3")
+                and stage.lora is not None
+                and stage.lora.quantize == "nf4"
+            ):
+                raise ValueError(
+                    f"stage {stage.name}: layers in 4 bits are not cut up over processes, so with `quantize: nf4` "
+                    f"expected `parallel: ddp` or zero2, got {self.parallel}"
+                )
 
     @property
     def folder(self) -> Path:

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import TrainerCallback, set_seed
+from transformers import TrainerCallback, TrainerState, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 
 from llavit import LlavitForConditionalGeneration, LlavitProcessor, build_llavit
 from llavit.data import Collator, ConversationDataset, SkipLog, Skipped
@@ -34,7 +35,17 @@ from llavit.train.progress import STEP_LOG, StageProgress, StepLog
 from llavit.train.recipe import ModelSpec, Recipe, Stage
 from llavit.train.schema import to_plain
 from llavit.train.stopping import StopAtStepEnd, Stopped
-from llavit.train.store import RESULT, StageStore, digest, require_space, stage_identity, write_text
+from llavit.train.store import (
+    LOCK,
+    RESULT,
+    StageStore,
+    digest,
+    held,
+    reading,
+    require_space,
+    stage_identity,
+    write_text,
+)
 from llavit.train.throughput import peak_tflops
 from llavit.train.trainer import LlavitTrainer, checkpoints
 
@@ -43,6 +54,9 @@ logger = logging.getLogger("llavit")
 SKIPPED = "skipped.jsonl"
 TENSORBOARD = "tensorboard"
 CALIBRATION_IMAGES = 64
+PATIENCE = 15.0
+"""Seconds to wait for another process that trains in the same folder, which may have been killed just now."""
+
 ENDS_LOOKED_FOR = 8
 """Records in which an end of the answer is looked for: the first ones may be cut."""
 
@@ -74,7 +88,8 @@ def train(
         are in `OUTPUT/tensorboard/STAGE`.
 
     Raises:
-        ValueError: the folder holds another training, its disk has no room, or a data record is bad.
+        ValueError: the folder holds another training or another process trains there, its disk has no room, or a data
+            record is bad.
         FileNotFoundError: data or model files are missing.
         FloatingPointError: the loss stopped being finite.
         Stopped: SIGTERM arrived; a checkpoint was saved.
@@ -101,20 +116,36 @@ def train(
         identity = stage_identity(recipe, index, reader.fingerprint, before)
         stores.append(StageStore(folder, stage, identity))
         before = digest(identity)
-    finished = [store.finished() for store in stores]
 
     dtype, reason = resolve_dtype(recipe.dtype)
-    for stage, done in zip(recipe.stages, finished, strict=True):
-        if not done:  # what the last stage stops at shows now as well
+    for stage, store in zip(recipe.stages, stores, strict=True):
+        if not store.finished():  # what the last stage stops at shows now as well
             micro_batches(stage)
             check_lora_and_dtype(stage, dtype)
-
-    folder.mkdir(parents=True, exist_ok=True)
-    if first:
-        write_text(folder / "recipe.yaml", replace(recipe, output=str(folder)).to_yaml())
     logger.info("computing in %s: %s", str(dtype).removeprefix("torch."), reason)
+
+    if not first:
+        return _train(recipe, readers, stores, dtype, console, callbacks)
+    with held(folder / LOCK, PATIENCE) as alone:
+        if not alone:
+            raise ValueError(
+                f"{folder}: another process is training there. Wait for it or stop it, or choose another output folder"
+            )
+        write_text(folder / "recipe.yaml", replace(recipe, output=str(folder)).to_yaml())
+        return _train(recipe, readers, stores, dtype, console, callbacks)
+
+
+def _train(
+    recipe: Recipe,
+    readers: Sequence[Reader],
+    stores: Sequence[StageStore],
+    dtype: torch.dtype,
+    console: Console,
+    callbacks: Sequence[TrainerCallback],
+) -> Path:
+    """Train the stages that are not finished."""
     for index, stage in enumerate(recipe.stages):
-        if finished[index]:
+        if stores[index].finished():
             console.print(
                 f"{stage.name}: finished before, in {stores[index].result}", highlight=False, soft_wrap=True
             )
@@ -218,6 +249,8 @@ def _run_stage(
     stop.any_process = trainer.any_process
     if done:
         console.print(f"{stage.name}: resuming from {done[-1].name}", highlight=False)
+        with reading(done[-1]):  # Trainer reads it as well, and says less where it cannot
+            TrainerState.load_from_json(str(done[-1] / TRAINER_STATE_NAME))
     try:
         # Also while the result is saved: a kill then would cost the whole stage, where no checkpoint was asked for.
         with stop:

@@ -3,6 +3,7 @@
     OUT/recipe.yaml             every value of the recipe
     OUT/STAGE/                  the result of a finished stage: model, processor, train_log.jsonl, stage.json
     OUT/STAGE.work/             a stage under way: checkpoint-N, train_log.jsonl, stage.json
+    OUT/.lock                   held by the run under way
 
 `OUT/STAGE` appears in one rename, so it is whole wherever it is seen.
 """
@@ -27,6 +28,9 @@ from llavit.train.schema import to_plain
 RECORD = "stage.json"
 UNFINISHED = "unfinished"
 """Folder of a checkpoint that is being written, within that of a stage under way."""
+
+LOCK = ".lock"
+"""File in a run's folder that the run under way holds: two would overwrite each other's checkpoints."""
 
 RESULT = "result"
 """Folder of a stage's result that is being written."""
@@ -168,6 +172,39 @@ def write_text(path: Path, text: str) -> None:
     temporary.write_text(text, encoding="utf-8")
     _flush(temporary)
     os.replace(temporary, path)
+
+
+@contextmanager
+def held(lock: Path, patience: float = 0.0) -> Iterator[bool]:
+    """Hold a lock file, if no other process does; one that is killed lets it go.
+
+    Args:
+        lock: the file; made if it is not there, and left there.
+        patience: seconds to wait for another process. A killed one's data workers hold its locks for some seconds more.
+
+    Returns:
+        whether it is held.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp(), ".lock")
+        >>> with held(file) as mine, held(file) as also_mine:
+        ...     print(mine, also_mine)
+        True False
+    """
+    from filelock import FileLock, Timeout
+
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    file_lock = FileLock(lock)
+    try:
+        file_lock.acquire(timeout=patience)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        file_lock.release()
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -129,11 +129,8 @@ class LlavitTrainer(Trainer):
         return args
 
     def _move_model_to_device(self, model: Any, device: torch.device) -> None:
-        """Leave a model that is to be cut up where it is: the whole of it may not fit into one device.
-
-        Not one in 4 bits: its scales are no parameters, and only such a move takes them along.
-        """
-        if not self.fsdp2 or not all(parameter.is_floating_point() for parameter in model.parameters()):
+        """Leave a model that is to be cut up where it is: the whole of it may not fit into one device."""
+        if not self.fsdp2:
             super()._move_model_to_device(model, device)
 
     def _prepare_for_training(
@@ -304,6 +301,11 @@ class LlavitTrainer(Trainer):
                 freeze(self.model, self.rates)
             else:
                 super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            with reading(Path(checkpoint)):
+                super()._load_rng_state(checkpoint)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Refuse weights of another model: transformers warns, and trains on with those that the stage began with."""
