@@ -112,6 +112,37 @@ def test_a_damaged_entry_is_computed_again(tmp_path, harm):
     assert [found(picture)[0, 0].item() for picture in pictures(1, 2, 3)] == [1, 2, 3]
 
 
+def test_parts_that_did_not_change_are_not_read_at_the_start_and_damage_shows_when_a_row_is_used(tmp_path):
+    FeatureCache(tmp_path, {}).add(pictures(1, 2, 3), Tower())
+    (data,) = tmp_path.glob("*/*.bin")
+    raw, times = data.read_bytes(), data.stat()
+    data.write_bytes(raw[:20] + bytes([raw[20] ^ 1]) + raw[21:])
+    os.utime(data, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a disk forgets
+    cache = FeatureCache(tmp_path, {})
+    assert (len(cache), cache.damaged) == (3, 0)
+    assert cache(pictures(1)[0])[0, 0].item() == 1
+    with pytest.raises(KeyError, match=r"row 1 of .* is damaged"):
+        cache(pictures(2)[0])
+    for damaged in (1, 1):  # it is known at each start that follows, and not looked for again
+        cache = FeatureCache(tmp_path, {})
+        assert (len(cache), cache.damaged) == (2, damaged)
+    tower = Tower()
+    assert cache.add(pictures(1, 2, 3), tower) == tower.seen == 1
+    cache = FeatureCache(tmp_path, {})
+    assert (len(cache), cache.damaged) == (3, 0)
+    assert [cache(picture)[0, 0].item() for picture in pictures(1, 2, 3)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"files": 3}'])
+def test_a_mark_of_checked_rows_that_is_not_whole_counts_for_nothing(tmp_path, text):
+    FeatureCache(tmp_path, {}).add(pictures(1), Tower())
+    (mark,) = tmp_path.glob("*/*.checked")
+    whole = mark.read_text()
+    mark.write_text(text)
+    assert len(FeatureCache(tmp_path, {})) == 1
+    assert mark.read_text() == whole
+
+
 def test_an_unreadable_image_leaves_the_others(tmp_path):
     def encode(images):
         if any(image.getpixel((0, 0))[0] == 2 for image in images):

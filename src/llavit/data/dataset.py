@@ -134,7 +134,7 @@ class ConversationDataset(Dataset[dict[str, Any] | Skipped]):
         except (KeyError, OSError, ValueError) as error:
             self.processor.pixel_values([image], name)  # says what is wrong with an image that cannot be read
             raise ValueError(
-                f"{name}: image {image} has no features in the cache: it changed after training began. "
+                f"{name}: image {image} has no features in the cache: it or the cache changed after training began. "
                 "Start training again: it computes what is missing"
             ) from error
 

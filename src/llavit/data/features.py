@@ -8,9 +8,11 @@ a stale entry but a missing one.
     FOLDER/KEY/key.json            what the key was made of
     FOLDER/KEY/part-*.bin          features, (rows, v, f) bfloat16
     FOLDER/KEY/part-*.idx          one line per row: hash of the image, checksum of the row
+    FOLDER/KEY/part-*.checked      sizes and times of both when all rows were last read, and which were damaged
 
 Every process that computes writes a part of its own. A row without its line, a line without its row and a row that
-does not match its checksum count as missing, and are computed again.
+does not match its checksum count as missing, and are computed again. Whole parts are read when they are new or have
+changed, not at each start: there may be terabytes. Each row is checked when it is used as well.
 
 Legend: v visual tokens of an image, f width of its features (layers * tower width).
 """
@@ -22,7 +24,7 @@ import json
 import shutil
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,8 @@ from PIL import Image
 Encode = Callable[[list[Any]], torch.Tensor]
 """Images to features: n images to (n, v, f)."""
 
+
+_CHECKED = ".checked"
 
 _HOW_IT_IS_HELD = (
     "_name_or_path",
@@ -127,7 +131,7 @@ class FeatureCache:
         self.folder = Path(folder) / hashlib.sha256(text.encode()).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "key.json").write_text(text + "\n", encoding="utf-8")
-        self.rows: dict[str, tuple[str, int]] = {}
+        self.rows: dict[str, tuple[str, int, int]] = {}  # part, row in it, checksum
         self.shape: tuple[int, int] | None = None
         self.damaged = 0
         self._maps: dict[str, np.memmap] = {}
@@ -146,29 +150,33 @@ class FeatureCache:
         """Read the features of an image.
 
         Raises:
-            KeyError: they are not there: `add` was not called, or the image has changed since.
+            KeyError: they are not there: `add` was not called, or the image or the cache's file has changed since.
         """
-        part, row = self.rows[image_digest(image)]
-        return torch.from_numpy(np.array(self._map(part)[row])).view(torch.bfloat16)
+        part, row, checksum = self.rows[image_digest(image)]
+        values = np.array(self._map(part)[row])
+        if zlib.crc32(values) != checksum:
+            (self.folder / part).with_suffix(_CHECKED).unlink(missing_ok=True)  # so that the next start looks
+            raise KeyError(f"row {row} of {self.folder / part} is damaged")
+        return torch.from_numpy(values).view(torch.bfloat16)
 
     def refresh(self) -> None:
-        """Read the index of every part again, as other processes may have written some, and check every row."""
-        self.rows, self._maps, self.damaged = {}, {}, 0
+        """Read the index of every part again, as other processes may have written some; check parts that changed."""
+        self.rows, self._maps = {}, {}
+        damaged = set()
         for index in sorted(self.folder.glob("part-*.idx")):
             head, *lines = index.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
             data = index.with_suffix(".bin")
             if not head.startswith("{") or not data.exists():
                 continue
             self.shape = tuple(json.loads(head)["shape"])
-            size = 2 * self.shape[0] * self.shape[1]
-            with data.open("rb") as file:
-                for row, line in enumerate(lines):
-                    digest, _, checksum = line.partition(" ")
-                    raw = file.read(size)
-                    if len(raw) == size and f"{zlib.crc32(raw):08x}" == checksum:
-                        self.rows[digest] = (data.name, row)
-                    else:
-                        self.damaged += 1
+            bad = _damaged_rows(index, data, [line.partition(" ")[2] for line in lines], self.shape)
+            for row, line in enumerate(lines):
+                digest, _, checksum = line.partition(" ")
+                if row in bad:
+                    damaged.add(digest)
+                else:
+                    self.rows[digest] = (data.name, row, int(checksum, 16))
+        self.damaged = len(damaged - self.rows.keys())
 
     def add(
         self,
@@ -209,9 +217,10 @@ class FeatureCache:
                             feature.to(torch.bfloat16).contiguous().cpu().view(torch.int16).numpy().tobytes()
                         )
                         self._require_room(len(raw))
+                        checksum = zlib.crc32(raw)
                         data.write(raw)
-                        index.write(f"{digest} {zlib.crc32(raw):08x}\n")
-                        self.rows[digest] = (data.name.rpartition("/")[2], written)
+                        index.write(f"{digest} {checksum:08x}\n")
+                        self.rows[digest] = (Path(data.name).name, written, checksum)
                         written += 1
                     if data is not None and index is not None:
                         data.flush()
@@ -220,6 +229,9 @@ class FeatureCache:
             for file in (data, index):
                 if file is not None:
                     file.close()
+        if written:
+            files = part.with_suffix(".idx"), part.with_suffix(".bin")
+            _say_checked(files[0], _state(*files), [])
         return written
 
     def _missing(self, images: Iterable[Any], batch_size: int) -> Iterator[list[tuple[str, Any]]]:
@@ -252,6 +264,32 @@ class FeatureCache:
                 f"feature cache {self.folder}: {free / 2**30:.1f} GiB of disk are left, and an image takes "
                 f"{more / 2**20:.2f} MiB. Choose a feature_cache folder on a larger disk, or leave it out of the recipe"
             )
+
+
+def _damaged_rows(index: Path, data: Path, checksums: Sequence[str], shape: tuple[int, int]) -> set[int]:
+    """Find the rows of a part that do not match their checksums; the part is read if it changed since the last time."""
+    stated = _state(index, data)
+    try:
+        before = json.loads(index.with_suffix(_CHECKED).read_text(encoding="utf-8"))
+        if before["files"] == stated:
+            return set(before["damaged"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # none yet, or not whole
+    with data.open("rb") as file:
+        rows = (file.read(2 * shape[0] * shape[1]) for _ in checksums)
+        bad = {row for row, raw in enumerate(rows) if f"{zlib.crc32(raw):08x}" != checksums[row]}
+    _say_checked(index, stated, sorted(bad))
+    return bad
+
+
+def _say_checked(index: Path, stated: list[list[int]], damaged: list[int]) -> None:
+    text = json.dumps({"files": stated, "damaged": damaged})
+    index.with_suffix(_CHECKED).write_text(text, encoding="utf-8")
+
+
+def _state(index: Path, data: Path) -> list[list[int]]:
+    """Give sizes and times of a part's files."""
+    return [[found.st_size, found.st_mtime_ns] for found in (index.stat(), data.stat())]
 
 
 def _encode_readable(encode: Encode, batch: list[tuple[str, Any]]) -> tuple[torch.Tensor, list[str]]:

@@ -105,7 +105,7 @@ def _one_run_at_a_time(cache: FeatureCache) -> Iterator[None]:
     from filelock import FileLock
 
     with FileLock(cache.folder / ".lock"):
-        known = {part for part, _ in cache.rows.values()}
+        known = {part for part, _, _ in cache.rows.values()}
         if any(path.name not in known for path in cache.folder.glob("part-*.bin")):
             cache.refresh()
         yield
