@@ -154,7 +154,7 @@ class FeatureCache:
         """
         part, row, checksum = self.rows[image_digest(image)]
         values = np.array(self._map(part)[row])
-        if zlib.crc32(values) != checksum:
+        if zlib.crc32(values.data) != checksum:
             (self.folder / part).with_suffix(_CHECKED).unlink(missing_ok=True)  # so that the next start looks
             raise KeyError(f"row {row} of {self.folder / part} is damaged")
         return torch.from_numpy(values).view(torch.bfloat16)
