@@ -1,11 +1,15 @@
 """`llavit starter build --full`: says what it takes before it starts, and does nothing unasked."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from llavit.cli import app
+from llavit.cli import full as module
+from llavit.starter import full as corpus
+from llavit.starter import packages as fetching
 from llavit.starter.packages import packages
 
 
@@ -35,3 +39,37 @@ def test_without_clients_it_names_what_cannot_be_had(nothing_there: Path, monkey
     assert "There is no npm here" in result.output and "There is no apt here" in result.output
     assert f"{len(packages())} of {len(packages())} packages" in result.output
     assert "llavit starter build" in result.output and not (nothing_there / "out").exists()
+
+
+def test_a_size_is_refused_where_it_would_change_nothing(nothing_there: Path):
+    command = ["starter", "build", "--full", "--yes", "--size", "20", "--output", str(nothing_there / "out")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2 and "--size 20 beside --full" in result.output
+
+
+def disk_with(gigabytes: float):
+    whole = int(100e9)
+    return lambda path: shutil._ntuple_diskusage(whole, whole - int(gigabytes * 1e9), int(gigabytes * 1e9))
+
+
+def test_a_full_disk_is_noticed_before_anything_is_fetched(
+    nothing_there: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module.shutil, "disk_usage", disk_with(0.6))  # enough for either, not for both
+    monkeypatch.setattr(fetching, "fetch_packages", lambda **_: pytest.fail("packages were fetched"))
+    command = ["starter", "build", "--full", "--yes", "--output", str(nothing_there / "out")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2 and "about 0.8 GB are needed, and 0.6 GB are free" in result.output
+
+
+def test_a_finished_corpus_takes_no_more_room(nothing_there: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module.shutil, "disk_usage", disk_with(0.1))
+    monkeypatch.setattr(fetching, "missing_packages", lambda *_: [])
+    built = corpus.FullCorpus(nothing_there / "out", {"val": 1}, 4, "")
+    monkeypatch.setattr(corpus, "build_full_corpus", lambda *_, **__: built)
+    built.root.mkdir()
+    command = ["starter", "build", "--full", "--yes", "--output", str(built.root)]
+    assert "about 0.3 GB are needed" in CliRunner().invoke(app, command).output
+    built.manifest.write_text('{"complete": true}')
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0 and "val 1; 4 turns" in result.output

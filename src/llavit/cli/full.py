@@ -8,8 +8,8 @@ from pathlib import Path
 
 import typer
 
-GIGABYTES = 0.8
-"""Disk that the unpacked packages and the corpus take together, measured: docs/starter/corpus-full.json."""
+PACKAGES_GB, CORPUS_GB = 0.5, 0.3
+"""Disk that the unpacked packages, with an archive beside them, and the corpus take: docs/starter/corpus-full.json."""
 
 
 def build_full(output: Path, image_size: int | None, seed: int, yes: bool) -> None:
@@ -37,7 +37,7 @@ def build_full(output: Path, image_size: int | None, seed: int, yes: bool) -> No
     missing = missing_packages()
     size = sum(package.bytes for package in missing) / 1e6
     typer.echo(f"Still to get: {len(missing)} packages, {size:,.0f} MB, into {packages_dir()}")
-    typer.echo(f"On disk in the end, with the corpus in {output}: about {GIGABYTES:g} GB.")
+    typer.echo(f"On disk in the end, with the corpus in {output}: about {PACKAGES_GB + CORPUS_GB:g} GB.")
     typer.echo("They keep their licences; whoever passes on a corpus passes on pictures under them.")
     for client, names in missing_clients(missing).items():
         typer.echo(f"There is no {client} here: {', '.join(names)} cannot be had.", err=True)
@@ -45,15 +45,38 @@ def build_full(output: Path, image_size: int | None, seed: int, yes: bool) -> No
         if not sys.stdin.isatty():
             raise ValueError("nobody to ask: add --yes to go on without asking")
         typer.confirm("Go on?", abort=True)
+    needs = {packages_dir(): PACKAGES_GB} if missing else {}
+    if not _is_finished(output):
+        needs[output] = CORPUS_GB
+    _require_room(needs)
     if missing:
         with progress_bar("packages") as progress:
             fetch_packages(progress=progress)
-    free = shutil.disk_usage(output.parent if output.parent.exists() else Path()).free
-    if free < GIGABYTES * 1e9:
-        raise OSError(f"{output} needs about {GIGABYTES:g} GB, and {free / 1e9:.1f} GB are free")
     side = 112 if image_size is None else image_size
     with progress_bar("drawing") as progress:
         corpus = build_full_corpus(output, image_size=side, seed=seed, progress=progress)
     parts = ", ".join(f"{name} {count:,}" for name, count in corpus.counts.items())
     typer.echo(f"data   {corpus.root}  {parts}; {corpus.turns:,} turns")
     typer.echo("test   llavit bench build --edition full")
+
+
+def _is_finished(corpus: Path) -> bool:
+    from llavit.starter.manifest import read_manifest
+
+    try:
+        return bool(read_manifest(corpus).get("complete"))
+    except FileNotFoundError:
+        return False
+
+
+def _require_room(needs: dict[Path, float]) -> None:
+    """Raise OSError unless each folder's disk has so many GB free; folders on one disk share it."""
+    disks: dict[int, dict[Path, float]] = {}
+    for folder, gigabytes in needs.items():
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        disks.setdefault(there.stat().st_dev, {})[folder] = gigabytes
+        free = shutil.disk_usage(there).free
+        wanted = sum(disks[there.stat().st_dev].values())
+        if free < wanted * 1e9:
+            names = " and ".join(str(name) for name in disks[there.stat().st_dev])
+            raise OSError(f"{names}: about {wanted:g} GB are needed, and {free / 1e9:.1f} GB are free")

@@ -216,7 +216,10 @@ def build(
         Path | None,
         typer.Option(help="Folder for the data; runs/starter-data, with --full runs/starter-full."),
     ] = None,
-    size: Annotated[int, typer.Option(min=1, help="Pictures in each of the two training sets.")] = 10_000,
+    size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pictures in each of the two training sets; 10,000 if not given."),
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the pictures, in pixels.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed, other pictures.")] = 0,
     full: Annotated[
@@ -228,8 +231,12 @@ def build(
     if full:
         from llavit.cli.full import build_full
 
+        if size is not None:
+            raise ValueError(
+                f"--size {size} beside --full: the numbers of the large corpus are fixed, leave it out"
+            )
         return build_full(output or Path("runs/starter-full"), image_size, seed, yes)
-    output = output or Path("runs/starter-data")
+    output, size = output or Path("runs/starter-data"), 10_000 if size is None else size
     from llavit.progress import progress_bar
     from llavit.starter.corpus import build_corpus
     from llavit.starter.weights import starter_llm, starter_tower
