@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from queue import Queue
 from threading import Thread
 from typing import Any
@@ -40,7 +41,7 @@ def lines_of_processes(code: str, orders: Sequence[dict[str, Any]], what: str) -
     }
     try:
         for worker, order in enumerate(orders):
-            error = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed below
+            error = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed below
             errors.append(error)
             process = subprocess.Popen(
                 [sys.executable, "-c", _FRONT + code],
@@ -53,8 +54,9 @@ def lines_of_processes(code: str, orders: Sequence[dict[str, Any]], what: str) -
             )
             processes.append(process)
             assert process.stdin is not None
-            process.stdin.write(json.dumps(order))
-            process.stdin.close()
+            # A process that ends before it reads its order says why by its status, below.
+            with suppress(BrokenPipeError), process.stdin:
+                process.stdin.write(json.dumps(order))
             Thread(target=_listen, args=(worker, process, lines), daemon=True).start()
         running = len(processes)
         while running:
