@@ -4,11 +4,13 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 pytest.importorskip("resvg_py", reason="of the extra `starter`, which a core install lacks")
 
@@ -20,6 +22,7 @@ from llavit.starter.phrases import INSTRUCTION
 from llavit.starter.plan import KINDS
 
 SMALL = {"pretrain": 60, "instruct": 60, "val": 22, "test": 44, "workers": 1}
+TINY = {"pretrain": 2, "instruct": 2, "val": 2, "test": 2, "workers": 1}
 IMAGE = "<image>\n"
 
 
@@ -220,6 +223,63 @@ def test_a_larger_build_keeps_the_pictures_of_a_smaller_one(tmp_path: Path):
     build_corpus(tmp_path, **SMALL)
     larger = build_corpus(tmp_path, **{**SMALL, "pretrain": 70})
     assert larger.drawn == 10 and len(load(larger.pretrain)) == 70
+
+
+def test_what_a_killed_build_left_half_written_is_removed(tmp_path: Path):
+    left = [tmp_path / ".test.json.4711.tmp", tmp_path / "images" / "val" / ".000001.jpg.4711.tmp"]
+    left[1].parent.mkdir(parents=True)
+    for path in left:
+        path.write_text("half")
+    (tmp_path / "manifest.json").write_text(
+        json.dumps({"complete": False, "settings": settings_of(tmp_path)})
+    )
+    build_corpus(tmp_path, **TINY)
+    assert not any(path.exists() for path in left)
+
+
+def settings_of(folder: Path) -> dict:
+    """The settings that a build of TINY states."""
+    other = build_corpus(folder / "other", **TINY)
+    return json.loads(other.manifest.read_text())["settings"]
+
+
+def test_a_kill_before_the_manifest_is_written_does_not_stop_the_next_build(tmp_path: Path):
+    (tmp_path / ".manifest.json.4711.tmp").write_text("{")
+    assert build_corpus(tmp_path, **TINY).counts["pretrain"] == 2
+
+
+def test_two_builds_at_once_draw_each_picture_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    drawn, real = [], corpus_module.draw_all
+
+    def slowly(*arguments):
+        drawn.append(1)
+        time.sleep(0.3)
+        return real(*arguments)
+
+    monkeypatch.setattr(corpus_module, "draw_all", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        built = list(pool.map(lambda _: build_corpus(tmp_path, **TINY), range(2)))
+    assert len(drawn) == 1 and sorted(corpus.drawn for corpus in built) == [0, 8]
+
+
+def test_a_damaged_manifest_is_named_with_what_to_do(tmp_path: Path):
+    (tmp_path / "manifest.json").write_text('{"complete"')
+    for call in (lambda: build_corpus(tmp_path, **TINY), lambda: open_corpus(tmp_path)):
+        with pytest.raises(ValueError, match=r"manifest\.json is damaged.*delete the folder"):
+            call()
+    with pytest.raises(FileNotFoundError, match="expected the folder of a corpus"):
+        open_corpus(tmp_path / "other")
+
+
+def test_text_that_is_laid_out_otherwise_is_another_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    corpus = build_corpus(tmp_path, **TINY)
+    here = features.check("raqm")
+    monkeypatch.setattr(features, "check", lambda name: not here if name == "raqm" else True)
+    with pytest.raises(
+        ValueError, match=r"other settings: \{'packages': \{'layout of text': (?:.*FriBiDi'|None)\}\}"
+    ):
+        build_corpus(tmp_path, **TINY)
+    assert open_corpus(tmp_path).fingerprint == corpus.fingerprint
 
 
 def test_other_settings_are_refused_with_the_difference(tmp_path: Path):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,30 @@ def test_an_interrupted_build_goes_on_where_it_stopped(built: FullCorpus, tmp_pa
     assert not (tmp_path / "corpus" / "pretrain.json").exists()
     finished = build_full_corpus(tmp_path / "corpus", workers=1, **SMALL)
     assert 0 < finished.drawn < 200 and hashes(finished.root) == hashes(built.root)
+
+
+def test_pictures_that_are_gone_are_drawn_again_though_their_records_are_there(
+    built: FullCorpus, tmp_path: Path
+):
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done >= 200:
+            raise Stop
+
+    with pytest.raises(Stop):
+        build_full_corpus(tmp_path / "corpus", workers=1, progress=stop, **SMALL)
+    (tmp_path / "corpus" / "images" / "pretrain" / "000007.jpg").unlink()
+    finished = build_full_corpus(tmp_path / "corpus", workers=1, **SMALL)
+    assert hashes(finished.root) == hashes(built.root)
+
+
+def test_two_builds_at_once_make_one_corpus(tmp_path: Path):
+    sizes = {"edition": "starter", "pretrain": 12, "instruct": 3, "val": 2, "workers": 1}
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(lambda _: build_full_corpus(tmp_path / "corpus", **sizes), range(2)))
+    assert sorted(corpus.drawn for corpus in made) == [0, 17] and made[0].fingerprint == made[1].fingerprint
 
 
 def test_a_finished_corpus_is_reused_and_other_settings_are_refused(built: FullCorpus):

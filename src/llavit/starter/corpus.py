@@ -14,7 +14,7 @@ from typing import Any
 from llavit.starter import concepts
 from llavit.starter.charts import HELD_OUT_TABLES
 from llavit.starter.items import SPLITS, Factory
-from llavit.starter.manifest import earlier_manifest, is_intact
+from llavit.starter.manifest import earlier_manifest, is_intact, one_build, read_manifest
 from llavit.starter.plan import checked_kinds
 from llavit.starter.sources import package_versions
 from llavit.starter.studio import UNIT
@@ -139,15 +139,31 @@ def build_corpus(
         "packages": package_versions(),
     }
     root = Path(out)
-    found = earlier_manifest(root, settings, ("images", *(f"{split}.json" for split in SPLITS)))
-    if found and found.get("complete") and found["counts"] == counts and is_intact(root, found):
+    if found := _finished(root, settings, counts):
         return _corpus(root, found)
+    with one_build(root):
+        if found := _finished(root, settings, counts):  # by the process that was waited for
+            return _corpus(root, found)
+        return _build(root, settings, counts, workers, progress)
 
-    root.mkdir(parents=True, exist_ok=True)
+
+def _finished(root: Path, settings: dict[str, Any], counts: dict[str, int]) -> dict[str, Any] | None:
+    """The manifest of a corpus that lies there with these settings and counts, whole; None if there is none."""
+    found = earlier_manifest(root, settings, ("images", *(f"{split}.json" for split in SPLITS)))
+    whole = found and found.get("complete") and found["counts"] == counts and is_intact(root, found)
+    return found if whole else None
+
+
+def _build(
+    root: Path,
+    settings: dict[str, Any],
+    counts: dict[str, int],
+    workers: int | None,
+    progress: Progress | None,
+) -> Corpus:
     _write(root / "manifest.json", json.dumps({"complete": False, "settings": settings}, indent=2) + "\n")
-    factories = [
-        Factory(split, tuple(shares.items()), image_size, seed, vocabulary, brief) for split in SPLITS
-    ]
+    shared = [settings[name] for name in ("image_size", "seed", "vocabulary", "brief")]
+    factories = [Factory(split, tuple(settings["kinds"].items()), *shared) for split in SPLITS]
     jobs = [Job(factory, counts[factory.split]) for factory in factories]
     records, truth, drawn = draw_all(root, jobs, workers, progress)
     hashes = {}
@@ -182,10 +198,10 @@ def open_corpus(out: Path | str) -> Corpus:
 
     Raises:
         FileNotFoundError: no corpus there.
-        ValueError: its build was interrupted; call `build_corpus` again to finish it.
+        ValueError: its build was interrupted, and `build_corpus` called again finishes it; or it is damaged.
     """
     root = Path(out)
-    manifest = json.loads((root / "manifest.json").read_text(encoding="utf-8"))
+    manifest = read_manifest(root)
     if not manifest.get("complete"):
         raise ValueError(f"the corpus in {root} is not finished: call build_corpus again with its settings")
     return _corpus(root, manifest)

@@ -26,7 +26,7 @@ from PIL import Image
 from llavit.starter.full_plan import Part
 from llavit.starter.gallery import open_gallery
 from llavit.starter.kit import Edition, Gallery
-from llavit.starter.manifest import earlier_manifest, is_intact
+from llavit.starter.manifest import earlier_manifest, is_intact, one_build
 from llavit.starter.packages import packages
 from llavit.starter.processes import lines_of_processes
 from llavit.starter.sources import package_versions
@@ -121,11 +121,30 @@ def build_full_corpus(
         "shares": {part.name: dict(part.shares) for part in parts},
         "packages": edition_versions(edition),
     }
-    found = earlier_manifest(root, settings, os.listdir(root) if root.exists() else ())
-    if found and found.get("complete") and found["counts"] == counts and is_intact(root, found):
+    if found := _finished(root, settings, counts):
         return _corpus(root, found)
     gallery = open_gallery(edition)  # says at once if a package is missing
-    root.mkdir(parents=True, exist_ok=True)
+    with one_build(root):
+        if found := _finished(root, settings, counts):  # by the process that was waited for
+            return _corpus(root, found)
+        return _build(root, settings, counts, gallery, workers, progress)
+
+
+def _finished(root: Path, settings: dict[str, Any], counts: dict[str, int]) -> dict[str, Any] | None:
+    """The manifest of a corpus that lies there with these settings and counts, whole; None if there is none."""
+    found = earlier_manifest(root, settings, os.listdir(root) if root.exists() else ())
+    whole = found and found.get("complete") and found["counts"] == counts and is_intact(root, found)
+    return found if whole else None
+
+
+def _build(
+    root: Path,
+    settings: dict[str, Any],
+    counts: dict[str, int],
+    gallery: Gallery,
+    workers: int | None,
+    progress: Progress | None,
+) -> FullCorpus:
     _write(root / "manifest.json", _json({"complete": False, "settings": settings}))
     chunks = [
         (name, start, min(start + _CHUNK, counts[name]))
@@ -133,13 +152,13 @@ def build_full_corpus(
         for start in range(0, counts[name], _CHUNK)
     ]
     total, started = sum(counts.values()), time.monotonic()
-    missing = [chunk for chunk in chunks if not _chunk_file(root, *chunk).exists()]
+    missing = _not_made(root, chunks)
     done = total - sum(stop - start for _, start, stop in missing)
     drawn, memory = total - done, 0
     if progress:
         progress(done, total)
     workers = min(workers or min(os.cpu_count() or 1, 8), max(1, len(missing)))
-    order = {"root": str(root), "edition": edition, "seed": seed, "image_size": image_size}
+    order = {"root": str(root), **{name: settings[name] for name in ("edition", "seed", "image_size")}}
     for number, peak in _made(gallery, order, missing, workers):
         done, memory = done + number, max(memory, peak)
         if progress:
@@ -150,7 +169,7 @@ def build_full_corpus(
         "counts": counts,
         **_merged(root, chunks),
         "held_out": held_out_of(gallery),
-        "licences": licences(edition),
+        "licences": licences(settings["edition"]),
     }
     _write(root / "manifest.json", _json(manifest))
     build = {
@@ -215,6 +234,20 @@ def held_out_of(gallery: Gallery) -> dict[str, list[str]]:
 
 
 Chunk = tuple[str, int, int]
+
+
+def _not_made(root: Path, chunks: list[Chunk]) -> list[Chunk]:
+    """Chunks whose records or pictures are not there."""
+    there = {
+        name: set(os.listdir(folder)) if (folder := root / "images" / name).exists() else set()
+        for name in PARTS
+    }
+    return [
+        (name, start, stop)
+        for name, start, stop in chunks
+        if not _chunk_file(root, name, start, stop).exists()
+        or any(f"{number:06d}.jpg" not in there[name] for number in range(start, stop))
+    ]
 
 
 def _made(

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,22 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_same_settings_give_the_same_bytes_in_one_process_or_two(built: Path, tmp_path: Path):
     build_bench(tmp_path, **{**QUICK, "workers": 2})
     assert hashes(tmp_path) == hashes(built)
+
+
+def test_two_builds_at_once_make_each_task_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    made, real = [], building._build
+    (tmp_path / ".mini-mme.4711.tmp" / "images").mkdir(parents=True)  # of a build that was killed
+
+    def slowly(task, *rest):
+        made.append(task.name)
+        time.sleep(0.3)
+        real(task, *rest)
+
+    monkeypatch.setattr(building, "_build", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: build_bench(tmp_path, "mini-mme", items=2, workers=1), range(2)))
+    assert made == ["mini-mme"] and found[0] == found[1]
+    assert not (tmp_path / ".mini-mme.4711.tmp").exists()
 
 
 def test_another_seed_gives_other_items_of_the_same_task(built: Path, tmp_path: Path):
@@ -123,7 +141,7 @@ def test_an_interrupted_build_leaves_finished_tasks_only_and_goes_on(
     monkeypatch.setattr(building, "_png", stops)
     with pytest.raises(KeyboardInterrupt):
         build_bench(tmp_path, **QUICK)
-    assert [p.name for p in tmp_path.iterdir()] == ["mini-mme"]
+    assert {p.name for p in tmp_path.iterdir()} == {"mini-mme", ".build.lock"}
     build_bench(tmp_path, **QUICK)
     assert hashes(tmp_path) == hashes(built)
 

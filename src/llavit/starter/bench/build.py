@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from llavit.starter.bench.registry import chosen
 from llavit.starter.bench.task import Task
 from llavit.starter.bench.watch import Watched
 from llavit.starter.kit import Edition, Gallery, Split
-from llavit.starter.manifest import require_same_settings
+from llavit.starter.manifest import one_build, require_same_settings
 from llavit.starter.packages import packages
 from llavit.starter.processes import lines_of_processes
 from llavit.starter.sources import package_versions
@@ -77,33 +78,38 @@ def build_bench(
         raise ValueError(f"workers={workers}: at least one process is needed")
     root = Path(folder)
     settings = {task.name: _settings(task, edition, items, seed, split) for task in wanted}
-    missing = [task for task in wanted if not _reusable(root / task.name, settings[task.name])]
-    total = sum(task.numbers(items) for task in wanted)
-    done = total - sum(task.numbers(items) for task in missing)
-    if progress:
-        progress(done, total)
 
-    def advance(number: int) -> None:
-        nonlocal done
-        done += number
+    def not_there() -> list[Task]:
+        return [task for task in wanted if not _reusable(root / task.name, settings[task.name])]
+
+    missing = not_there()
+    with one_build(root) if missing else nullcontext():
+        missing = not_there() if missing else []  # less, after another process that was waited for
+        total = sum(task.numbers(items) for task in wanted)
+        done = total - sum(task.numbers(items) for task in missing)
         if progress:
             progress(done, total)
 
-    if workers is None:
-        workers = 1 if total - done < _MIN_FOR_PROCESSES else min(os.cpu_count() or 1, 8)
-    root.mkdir(parents=True, exist_ok=True)
-    if missing and (gallery is not None or workers == 1 or len(missing) == 1):
-        opened = gallery or open_edition(edition)
-        for task in missing:
-            _build(task, root, settings[task.name], opened, advance)
-    elif missing:
-        workers = min(workers, len(missing))
-        orders = [
-            {"root": str(root), "edition": edition, "tasks": {t.name: settings[t.name] for t in share}}
-            for share in _shares(missing, workers, items)
-        ]
-        for line in lines_of_processes(_BOOT, orders, "the build of the benchmark"):
-            advance(int(line))
+        def advance(number: int) -> None:
+            nonlocal done
+            done += number
+            if progress:
+                progress(done, total)
+
+        if workers is None:
+            workers = 1 if total - done < _MIN_FOR_PROCESSES else min(os.cpu_count() or 1, 8)
+        if missing and (gallery is not None or workers == 1 or len(missing) == 1):
+            opened = gallery or open_edition(edition)
+            for task in missing:
+                _build(task, root, settings[task.name], opened, advance)
+        elif missing:
+            workers = min(workers, len(missing))
+            orders = [
+                {"root": str(root), "edition": edition, "tasks": {t.name: settings[t.name] for t in share}}
+                for share in _shares(missing, workers, items)
+            ]
+            for line in lines_of_processes(_BOOT, orders, "the build of the benchmark"):
+                advance(int(line))
     return [root / task.name for task in wanted]
 
 
