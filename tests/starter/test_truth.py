@@ -1,6 +1,7 @@
 """Truth of pictures: of every split, in every corpus, and it is where the ink is."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from PIL import Image, features
 pytest.importorskip("resvg_py", reason="of the extra `starter`, which a core install lacks")
 
 from llavit.starter.corpus import Corpus, build_corpus, open_corpus
+from llavit.starter.items import Factory, further_questions, is_open
 from llavit.starter.palette import BACKGROUNDS
 from llavit.starter.sources import LAYOUT
-from llavit.starter.truth import TRUTH, read_truth
+from llavit.starter.truth import TRUTH, facts, read_truth
 
 SIZES = {"pretrain": 12, "instruct": 12, "val": 12, "test": 12, "workers": 1}
 
@@ -94,6 +96,22 @@ def test_scenes_are_not_made_again_where_text_is_laid_out_otherwise(
     monkeypatch.setattr(features, "check", lambda name: False)
     with pytest.raises(ValueError, match=r"install FriBiDi .*, or build"):
         read_truth(old, ["instruct"])
+
+
+def test_facts_tell_the_answers_to_questions_about_charts_and_shapes():
+    asked = 0
+    for kind in ("chart", "easyvqa", "word"):
+        factory = Factory("instruct", ((kind, 1.0),), 112, 0)
+        for item in (factory.item(index) for index in range(30)):
+            told = "; ".join(facts(item.scene.to_json())).lower()
+            for question in (item.question, *further_questions(item.scene, item.studio)):
+                if is_open(question) and question.task != "count":
+                    assert question.answer.lower() in re.split(r"\W+", told) or question.answer in told, (
+                        item.id,
+                        told,
+                    )
+                    asked += 1
+    assert asked > 100
 
 
 def test_a_file_of_rows_with_scenes_is_read_and_others_are_refused(built: Corpus, tmp_path: Path):

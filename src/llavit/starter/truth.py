@@ -62,7 +62,11 @@ def facts(scene: dict[str, Any]) -> list[str]:
         said.append(" ".join([*words, f"at the {thing['place']}"] if thing.get("place") else words))
     if scene.get("text"):
         said.append(f"{scene['colour']} word {scene['text']}")
-    said += [f"{bar['colour']} bar, {round(10 * bar['height'])} high" for bar in scene.get("bars", [])]
+    if scene.get("shape"):
+        said.append(f"{scene['colour']} {scene['shape']}")
+    for bar in scene.get("bars", []):
+        label = f" {bar['name']}" if scene.get("mode") == "letter" else ""
+        said.append(f"{bar['colour']} bar{label}, {round(10 * bar['height'])} high")
     return said
 
 
