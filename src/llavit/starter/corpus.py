@@ -16,7 +16,7 @@ from llavit.starter.charts import HELD_OUT_TABLES
 from llavit.starter.items import SPLITS, Factory
 from llavit.starter.manifest import earlier_manifest, is_intact, one_build, read_manifest
 from llavit.starter.plan import checked_kinds
-from llavit.starter.sources import package_versions
+from llavit.starter.sources import package_versions, starter_licences
 from llavit.starter.studio import UNIT
 from llavit.starter.truth import TRUTH
 from llavit.starter.words import HELD_OUT_FONTS, words
@@ -188,6 +188,7 @@ def _build(
             "fonts": list(HELD_OUT_FONTS),
             "tables": list(HELD_OUT_TABLES),
         },
+        "licences": starter_licences(),
     }
     _write(root / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return _corpus(root, manifest, drawn)

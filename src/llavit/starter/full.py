@@ -29,7 +29,7 @@ from llavit.starter.kit import Edition, Gallery
 from llavit.starter.manifest import earlier_manifest, is_intact, one_build
 from llavit.starter.packages import packages
 from llavit.starter.processes import lines_of_processes
-from llavit.starter.sources import package_versions
+from llavit.starter.sources import package_versions, starter_licences
 from llavit.starter.workshop import QUALITY
 
 FULL_GENERATOR = 1
@@ -198,11 +198,7 @@ def edition_versions(edition: Edition) -> dict[str, str]:
 
 def licences(edition: Edition) -> list[dict[str, str | None]]:
     """Package, licence and attribution of what an edition is made of."""
-    from llavit.starter.sources import LICENCES
-
-    found: list[dict[str, str | None]] = [
-        {"package": name, "licence": licence, "attribution": who} for name, (licence, who) in LICENCES.items()
-    ]
+    found = starter_licences()
     if edition == "full":
         found += [
             {"package": p.name, "licence": p.licence, "attribution": p.attribution}

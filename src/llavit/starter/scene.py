@@ -58,7 +58,7 @@ class Scene:
 
     @property
     def unseen_concept(self) -> bool:
-        """Whether it shows something whose name never occurs in training."""
+        """Whether it shows something that training neither shows nor asks about: a concept, or a word as a picture."""
         return any(t.concept.held_out for t in self.things) or bool(self.details.get("unseen_word"))
 
     @property

