@@ -28,7 +28,10 @@ LICENCES: dict[str, tuple[str, str]] = {
     ),
     "mkdocs-material": ("Apache-2.0 (Material Design Icons)", "Pictogrammers"),
     "easy-vqa": ("MIT", "Victor Zhou"),
-    "vega_datasets": ("BSD-3-Clause, per-table sources in its documentation", "Vega project"),
+    "vega_datasets": (
+        "MIT (the package), BSD-3-Clause (vega-datasets, with per-table sources in its documentation)",
+        "Jake Vanderplas; Vega project",
+    ),
     "matplotlib": ("its fonts' own free licences, in its font folder", "DejaVu, STIX and Computer Modern"),
 }
 """Licence and attribution of what each distribution brings into a corpus."""
