@@ -59,7 +59,7 @@ def test_a_model_that_reads_objects_as_their_names_is_right_at_every_patch(reade
     np.testing.assert_allclose(found.patch_chance_npk[0, :, 0], 0.2)
     np.testing.assert_allclose(found.picture_chance_npk[0, :, 0], 0.1)
     row = found.rows()[0]
-    assert row["patch"] == {"score": 1, "low": 1, "high": 1}
+    assert (row["patch"]["score"], row["patch"]["high"]) == (1, 1) and row["patch"]["low"] < 1
     assert row["patch_above_chance"]["score"] == pytest.approx(0.8)
     assert found.unseen_style_p.tolist() == [False, True] * 3
     assert found.names == {letter: [letter.upper(), letter] for letter in LETTERS}

@@ -55,14 +55,29 @@ def resampled_means(values: Sequence[float], name: str, resamples: int = RESAMPL
 def estimate(values: Sequence[float], name: str) -> Estimate:
     """Return the mean of the points of a task's units, with the percentile interval of its bootstrap.
 
+    Where all are wrong or all are right, resamples are all alike, and that is no certainty: the interval is then Clopper
+    and Pearson's (1934), which for n units all wrong ends at 1 - 0.025^(1/n).
+
+    Args:
+        values: points of the units, from 0 to 1.
+        name: seeds the resampling.
+
     Raises:
         ValueError: no values.
 
     Example:
         >>> estimate([1.0, 0.0, 1.0, 0.0], "task").score
         0.5
+        >>> estimate([0.0] * 100, "task").as_dict()
+        {'score': 0.0, 'low': 0.0, 'high': 0.036217}
     """
-    return mean_estimate({name: values})
+    found = mean_estimate({name: values})
+    unseen = 1 - ((1 - LEVEL) / 2) ** (1 / len(values))
+    if set(values) == {0.0}:
+        return Estimate(0.0, 0.0, unseen)
+    if set(values) == {1.0}:
+        return Estimate(1.0, 1.0 - unseen, 1.0)
+    return found
 
 
 def mean_estimate(

@@ -178,7 +178,8 @@ def markdown(results: Sequence[Result]) -> str:
 def notes(results: Sequence[Result]) -> list[str]:
     """Return what a reader of the table must know, a sentence or two each."""
     said = [
-        "Scores in per cent, with 95 % bootstrap intervals over items (over groups, where items count only together); "
+        "Scores in per cent, with 95 % bootstrap intervals over items (over groups, where items count only together; "
+        "Clopper and Pearson's where all are right or all wrong); "
         "captions: CIDEr-D, 100 times that of COCO's code."
     ]
     used = {who for _, who in columns(results)}
