@@ -55,8 +55,8 @@ def resampled_means(values: Sequence[float], name: str, resamples: int = RESAMPL
 def estimate(values: Sequence[float], name: str) -> Estimate:
     """Return the mean of the points of a task's units, with the percentile interval of its bootstrap.
 
-    Where all are wrong or all are right, resamples are all alike, and that is no certainty: the interval is then Clopper
-    and Pearson's (1934), which for n units all wrong ends at 1 - 0.025^(1/n).
+    Where all are wrong or all are right, resamples are all alike, and that is no certainty: the interval is then
+    Clopper and Pearson's (1934), which for n units all wrong ends at 1 - 0.025^(1/n).
 
     Args:
         values: points of the units, from 0 to 1.
