@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from llavit.compare.paired import difference
+
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs/results.md").read_text(encoding="utf-8")
 FOLDERS = ["results", "results/repeated"]
@@ -86,49 +88,78 @@ def test_the_losses_of_each_half_are_those_of_the_cells():
     assert said.format(*means) in " ".join(TEXT.split())
 
 
-def cell(name):
-    return json.loads((ROOT / f"results/cells/{name}.json").read_text(encoding="utf-8"))
+def cells(name):
+    """All seeds of a variant, in their order."""
+    paths = sorted((ROOT / "results/cells").glob(f"{name}.[0-9]*.json"))
+    assert paths
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def mean(values):
+    return sum(values) / len(values)
 
 
 def test_what_is_said_of_smollm2_is_what_its_cells_have():
-    llava, llavit = (cell(f"smollm2.short.{variant}.0") for variant in ("llava", "llavit"))
+    llava, llavit = (cells(f"smollm2.short.{variant}") for variant in ("llava", "llavit"))
+    assert len(llava) == len(llavit)
     text = " ".join(TEXT.split())
     ends = {
-        stage: ["{:.2f}".format(sum(found["losses"][stage][-20:]) / 20) for found in (llavit, llava)]
+        stage: [
+            f"{mean([mean(one['losses'][stage][-20:]) for one in found]):.2f}" for found in (llavit, llava)
+        ]
         for stage in ("pretrain", "instruct")
     }
     said = "loss is {} (mean of the last 20 steps, on pictures not seen before) and LLaVA's {};"
     assert said.format(*ends["pretrain"]) in text
     assert "at the end of the second {} and {}.".format(*ends["instruct"]) in text
-    sizes = [100 * found["test"]["tasks"]["size@test"]["score"] for found in (llava, llavit)]
+    sizes = [
+        100 * mean([one["test"]["tasks"]["size@test"]["score"] for one in found]) for found in (llava, llavit)
+    ]
     assert "learned sizes ({:.1f} % against {:.1f} %)".format(*sizes) in text
-    trained = [sum(found["parameters"]["pretrain"]["trained"].values()) / 1e6 for found in (llavit, llava)]
+    trained = [sum(found[0]["parameters"]["pretrain"]["trained"].values()) / 1e6 for found in (llavit, llava)]
     assert "it trains {:.1f} M numbers and LLaVA {:.1f} M".format(*trained) in text
 
 
-def test_the_readme_has_the_figures_of_the_summary():
+def of_smollm2():
     (one,) = [one for one in summary("results")["comparisons"] if one["llm"] == "smollm2"]
+    return one
+
+
+def test_each_seed_of_smollm2_has_its_row_and_stands_in_the_readme():
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    scores = f"({100 * one['mean']:.1f} against {100 * one['baseline_mean']:.1f} of 100, gain "
-    assert scores + with_interval(one) + ")" in readme
+    assert len(of_smollm2()["per_seed"]) > 1
+    for one in of_smollm2()["per_seed"]:
+        ours, theirs = (f"{100 * one[name]:.1f}" for name in ("mean", "baseline_mean"))
+        assert f"| {one['seed']} | {theirs} | {ours} | {with_interval(one)} |" in TEXT
+        assert f"{ours} against {theirs}" in readme and f"gain {with_interval(one)}" in readme
 
 
-def test_the_kinds_in_which_smollm2_gains_are_those_beyond_their_intervals():
-    (one,) = [one for one in summary("results")["comparisons"] if one["llm"] == "smollm2"]
-    gains = {name.split("@")[0]: found for name, found in one["per_task"].items()}
-    beyond = [kind for kind, found in gains.items() if found["ci95"][0] > 0]
-    assert set(beyond) == {"colour", "place", "size", "word"}
-    assert not [kind for kind, found in gains.items() if found["ci95"][1] < 0]
-    said = "in colours ({}), places ({}), sizes ({}) and words ({}), beyond their intervals"
-    shown = [f"{100 * gains[kind]['gain']:+.1f}" for kind in ("colour", "place", "size", "word")]
-    assert said.format(f"{shown[0]} points", *shown[1:]) in " ".join(TEXT.split())
+def test_the_kinds_in_which_smollm2_gains_are_those_beyond_the_intervals_of_each_seed():
+    beyond, behind = [], set()
+    for llava, llavit in zip(*(cells(f"smollm2.short.{v}") for v in ("llava", "llavit")), strict=True):
+        ours, theirs = (one["test"]["tasks"] for one in (llavit, llava))
+        found = {
+            name.split("@")[0]: difference(
+                [{name: ours[name]["points"]}], [{name: theirs[name]["points"]}], {name: ours[name]["family"]}
+            )
+            for name in ours
+        }
+        beyond.append({kind for kind, one in found.items() if one.low > 0})
+        behind |= {kind for kind, one in found.items() if one.high < 0}
+    first, second = beyond
+    assert first == {"colour", "place", "size", "word"} and second == first | {"count"} and not behind
+    gains = {name.split("@")[0]: 100 * one["gain"] for name, one in of_smollm2()["per_task"].items()}
+    said = "in colours ({:+.1f} points), places ({:+.1f}), sizes ({:+.1f}) and words ({:+.1f}), beyond the questions'"
+    assert said.format(*(gains[kind] for kind in ("colour", "place", "size", "word"))) in " ".join(
+        TEXT.split()
+    )
 
 
 def test_parameters_and_minutes_are_those_of_the_cells():
     for name, llm in (("SmolLM2-135M", "smollm2.short"), ("small decoder", "small.full")):
-        found = [cell(f"{llm}.{variant}.0") for variant in ("llava", "llavit")]
-        sizes = [f"{one['parameters']['instruct']['total'] / 1e6:.1f} M" for one in found]
-        minutes = [f"{one['seconds']['training'] / 60:.1f} min" for one in found]
+        found = [cells(f"{llm}.{variant}") for variant in ("llava", "llavit")]
+        sizes = [f"{seeds[0]['parameters']['instruct']['total'] / 1e6:.1f} M" for seeds in found]
+        minutes = [f"{mean([one['seconds']['training'] / 60 for one in seeds]):.1f} min" for seeds in found]
         assert f"| {name} | {' | '.join(sizes + minutes)} |" in TEXT
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from llavit.compare.grid import Against
 from llavit.compare.identity import code_fingerprint
-from llavit.compare.pictures import pictures
+from llavit.compare.paired import over_seeds
+from llavit.compare.pictures import _whiskers, pictures
 from llavit.compare.report import gain_rows, html, markdown, tables, write_reports
 from llavit.compare.summary import as_json, summarise
 
@@ -124,6 +125,14 @@ def test_the_summary_file_has_a_comparison_for_each_and_what_was_not_run(summary
     assert first["ci95_over"] == "seeds and questions"
     assert plain["comparisons"][1]["ci95_over"] == "questions"
     assert first["per_family"]["general"]["gain"] == pytest.approx(0.2)
+    assert [(one["seed"], one["ci95_over"]) for one in first["per_seed"]] == [
+        (0, "questions"),
+        (1, "questions"),
+    ]
+    assert sum(one["gain"] for one in first["per_seed"]) / 2 == pytest.approx(first["gain"])
+    for one in first["per_seed"]:
+        assert one["mean"] - one["baseline_mean"] == pytest.approx(one["gain"])
+        assert one["ci95"][0] < one["gain"] < one["ci95"][1]
     assert plain["not_run"] == [{"cell": "tiny.full.llavit.2", "why": "not run"}]
     llava = plain["variants"][0]
     assert llava["variant"] == "llava" and llava["mean"] == pytest.approx(0.5)
@@ -185,6 +194,17 @@ def test_the_page_and_the_markdown_say_what_was_run_and_what_was_not(summary, th
     assert "<li>tiny.full.llavit.2: not run</li>" in page and page.count("<svg") == 1
     for said in (text, page):
         assert "all three changes" in said and "revision abc" in said
+        assert said.count("Gains seed by seed") == 1
+    rows = [line for line in text.splitlines() if line.startswith("| llavit | llava | tiny, full |")]
+    assert len(rows) == 3 and [row.split(" | ")[3] for row in rows] == ["2", "0", "1"]  # seeds, seed, seed
+
+
+def test_whiskers_end_where_scores_do():
+    """The interval of two seeds that differ much reaches beyond."""
+    assert _whiskers(over_seeds([0.1, 0.4])) == [[pytest.approx(25)], [pytest.approx(75)]]
+    below, above = _whiskers(over_seeds([0.4, 0.5, 0.6]))
+    assert below == pytest.approx(above) and below[0] == pytest.approx(24.8, abs=0.1)
+    assert _whiskers(over_seeds([0.4])) is None
 
 
 def test_files_are_written_and_pictures_are_pictures(there):

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from llavit.compare.paired import Difference
 from llavit.compare.summary import Line, Summary, tested_families
 from llavit.evaluate.table import NAMES
 
@@ -61,12 +62,11 @@ def _bars(summary: Summary, experiment: Experiment) -> Any:
             for place, family in enumerate(["mean", *families]):
                 one = line.mean if family == "mean" else line.of_family(family)
                 at = place - 0.4 + thick * (number + 0.5)
-                half = 0 if math.isnan(one.low) else 100 * (one.high - one.mean)
                 axis.bar(
                     at,
                     100 * one.mean,
                     thick * 0.9,
-                    yerr=half or None,
+                    yerr=_whiskers(one),
                     color=_colour(summary, line),
                     label=_label(line) if place == 0 else None,
                     error_kw={"elinewidth": 0.9, "capsize": 2, "ecolor": "#333333"},
@@ -80,6 +80,13 @@ def _bars(summary: Summary, experiment: Experiment) -> Any:
         _legend_beside(axis)
     figure.tight_layout()
     return figure
+
+
+def _whiskers(one: Difference) -> list[list[float]] | None:
+    """Give the interval as matplotlib takes it, within what a score can be: that of two seeds may reach beyond."""
+    if math.isnan(one.low):
+        return None
+    return [[100 * (one.mean - max(one.low, 0.0))], [100 * (min(one.high, 1.0) - one.mean)]]
 
 
 def _of(record: Any, family: str) -> float:
@@ -135,11 +142,10 @@ def _parameters(summary: Summary, experiment: Experiment) -> Any:
     for axis, size in zip(axes, sizes, strict=True):
         for line in (line for line in summary.lines if line.size == size):
             one = line.mean
-            half = 0 if math.isnan(one.low) else 100 * (one.high - one.mean)
             axis.errorbar(
                 line.parameters[0] / 1e6,
                 100 * one.mean,
-                yerr=half or None,
+                yerr=_whiskers(one),
                 fmt=_MARKERS[llms.index(line.llm) % len(_MARKERS)],
                 color=_colour(summary, line),
                 capsize=2,

@@ -115,9 +115,30 @@ def gain_rows(summary: Summary) -> list[tuple[str, ...]]:
     ]
 
 
+def seed_rows(summary: Summary) -> list[tuple[str, ...]]:
+    """Make a row for each seed of each comparison that has several: few seeds say little together."""
+    return [
+        (
+            _name(gain.line, gain),
+            _name(gain.baseline, gain),
+            f"{gain.line.llm}, {gain.line.size}",
+            str(seed),
+            f"{100 * gain.line.records[seed]['test']['score']:.1f}",
+            f"{100 * gain.baseline.records[seed]['test']['score']:.1f}",
+            _gain(alone),
+            _p(alone),
+        )
+        for gain in summary.gains
+        if len(gain.seeds) > 1
+        for seed, alone in gain.of_seeds.items()
+    ]
+
+
 VAL_ONLY = "Scored on val only: tuning and choices"
 FAILED = "Trainings that broke down. They have no part in the means and gains above."
 GAIN_HEADS = ("variant", "against", "LLM, size", "seeds", "mean", "baseline", "gain", "p", "gain by family")
+SEED_HEADS = ("variant", "against", "LLM, size", "seed", "mean", "baseline", "gain", "p")
+BY_SEED = "Gains seed by seed, with intervals of the questions only"
 
 
 def markdown(summary: Summary, experiment: Experiment, drawn: dict[str, str]) -> str:
@@ -128,6 +149,8 @@ def markdown(summary: Summary, experiment: Experiment, drawn: dict[str, str]) ->
     said += [*(f"- {note}" for note in summary.notes), ""]
     if summary.gains:
         said += ["## Gains", "", _markdown_table(GAIN_HEADS, gain_rows(summary)), ""]
+    if by_seed := seed_rows(summary):
+        said += [f"## {BY_SEED}", "", _markdown_table(SEED_HEADS, by_seed), ""]
     for table in tables(summary):
         rows = [(_label(label, kind), *texts) for label, kind, texts in table.rows]
         said += [f"## {table.title}", "", _markdown_table(("", *table.heads), rows), ""]
@@ -147,6 +170,9 @@ def html(summary: Summary, experiment: Experiment, drawn: dict[str, str]) -> str
         notes=summary.notes,
         gain_heads=GAIN_HEADS,
         gains=gain_rows(summary),
+        seeds_title=BY_SEED,
+        seed_heads=SEED_HEADS,
+        seeds=seed_rows(summary),
         tables=tables(summary),
         pictures=[(as_svg(name, summary, experiment), about) for name, about in drawn.items()],
         variants=_about_variants(summary, experiment),

@@ -74,6 +74,7 @@ class Gain:
         gain: the paired difference of the means of the families.
         families: the same for each family.
         tasks: the same for each task.
+        of_seeds: the gain of each seed alone; its interval covers the questions only.
     """
 
     line: Line
@@ -84,6 +85,7 @@ class Gain:
     gain: Difference
     families: dict[str, Difference]
     tasks: dict[str, Difference]
+    of_seeds: dict[int, Difference]
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,10 @@ def _compare(summary: Summary, line: Line, baseline: str, llm: str) -> bool:
                 for name in dict.fromkeys(families.values())
             },
             {task: difference(ours, theirs, {task: family}) for task, family in families.items()},
+            {
+                seed: difference([mine], [its], families)
+                for seed, mine, its in zip(seeds, ours, theirs, strict=True)
+            },
         )
     )
     return True
@@ -345,6 +351,15 @@ def _gain_json(gain: Gain) -> dict[str, Any]:
             for name, of_family in gain.families.items()
         },
         "per_task": {name: _difference_json(of_task) for name, of_task in gain.tasks.items()},
+        "per_seed": [
+            {
+                "seed": seed,
+                "mean": round(gain.line.records[seed]["test"]["score"], 6),
+                "baseline_mean": round(gain.baseline.records[seed]["test"]["score"], 6),
+                **_difference_json(alone),
+            }
+            for seed, alone in gain.of_seeds.items()
+        ],
     }
     return found
 
