@@ -263,11 +263,13 @@ class LlavitForConditionalGeneration(EncodesImages, LlavitPreTrainedModel, Llava
         if labels is None or not supervised_logits_only:
             return super().forward(**inputs, labels=labels, logits_to_keep=logits_to_keep, **kwargs)
         num_items = kwargs.pop("num_items_in_batch", None)
+        targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100).flatten()
+        # Looked for before the LLM runs: on a GPU this waits for all that is queued.
+        supervised_k = (targets != -100).nonzero().squeeze(1)
         outputs = self.model(**inputs, **kwargs)
-        targets_bl = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
-        supervised = targets_bl != -100
-        logits_kv = self.lm_head(outputs.last_hidden_state[supervised])
-        loss: Any = cross_entropy(logits_kv, targets_bl[supervised].to(logits_kv.device), num_items)
+        hidden = outputs.last_hidden_state.flatten(0, 1)
+        logits_kv = self.lm_head(hidden.index_select(0, supervised_k.to(hidden.device)))
+        loss: Any = cross_entropy(logits_kv, targets[supervised_k].to(logits_kv.device), num_items)
         return LlavaCausalLMOutputWithPast(
             loss=loss,
             hidden_states=outputs.hidden_states,
