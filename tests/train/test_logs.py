@@ -150,6 +150,9 @@ def test_gpus_are_known_by_their_names_and_a_cpu_has_no_peak_unless_given():
     assert known_peak_tflops("NVIDIA H200") == 989
     assert known_peak_tflops("NVIDIA L40S") == 362
     assert known_peak_tflops("Quadro K620") is None
+    # names within other names
+    for other in ("NVIDIA L40", "NVIDIA RTX A1000", "NVIDIA RTX A4000", "NVIDIA GeForce RTX 4090 Laptop GPU"):
+        assert known_peak_tflops(other) is None
     cpu = torch.device("cpu")
     assert peak_tflops(None, cpu, torch.bfloat16) is None
     assert peak_tflops(3.0, cpu, torch.float32) == 3.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -33,8 +34,8 @@ PEAK_TFLOPS = {
     "RTX 4090": 165.0,
     "RTX 3090": 71.0,
 }
-"""Dense bfloat16 TFLOP/s of GPUs with float32 accumulation, from their makers' data sheets; the first name that fits
-counts."""
+"""Dense bfloat16 TFLOP/s of GPUs with float32 accumulation, from their makers' data sheets; the first name whose words
+are all in that of the GPU counts."""
 
 
 def known_peak_tflops(device: str) -> float | None:
@@ -44,7 +45,10 @@ def known_peak_tflops(device: str) -> float | None:
         >>> known_peak_tflops("NVIDIA H100 80GB HBM3")
         989.0
     """
-    return next((peak for name, peak in PEAK_TFLOPS.items() if name in device), None)
+    words = set(re.findall(r"\w+", device))  # an L40 is no L4, an RTX A1000 no A100
+    if "Laptop" in words:
+        return None
+    return next((peak for name, peak in PEAK_TFLOPS.items() if words.issuperset(name.split())), None)
 
 
 def peak_tflops(given: float | None, device: torch.device, dtype: torch.dtype) -> float | None:
