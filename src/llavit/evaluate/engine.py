@@ -123,7 +123,8 @@ class Engine:
             "sliding" if getattr(text, "sliding_window", None) else "full"
         ]
         self.shares = not any("sliding" in kind for kind in kinds)
-        self.suppressed = sorted({model.config.image_token_id, *(config.suppress_tokens or ())})
+        suppressed = sorted({model.config.image_token_id, *(config.suppress_tokens or ())})
+        self.suppressed = torch.tensor(suppressed, device=model.device)
 
     @torch.inference_mode()
     def generate(
@@ -241,7 +242,7 @@ class Engine:
         active = list(range(len(answers)))
         for step in range(max_new_tokens):
             logits = state.logits
-            logits[:, self.suppressed] = float("-inf")
+            logits.index_fill_(1, self.suppressed, -math.inf)
             likeliest = logits.argmax(-1, keepdim=True)
             if logits.gather(-1, likeliest).isnan().any():  # NaN is the greatest of all to argmax
                 raise FloatingPointError(_NO_NUMBERS)
@@ -264,7 +265,9 @@ class Engine:
     def _score(self, state: _State, options: Sequence[Sequence[list[int]]]) -> list[list[float]]:
         assert state.logits is not None
         first = state.logits.float().log_softmax(-1)
-        sums = [[float(first[row, option[0]]) for option in of_row] for row, of_row in enumerate(options)]
+        pairs = [(row, option[0]) for row, of_row in enumerate(options) for option in of_row]
+        begun = iter(_values(first, pairs))
+        sums = [[next(begun) for _ in of_row] for of_row in options]
         # Options of several tokens: all but the last run behind the prompt, all but the first are foreseen there.
         longer = [
             (row, k)
@@ -287,14 +290,25 @@ class Engine:
             foreseen = (
                 self._forward(branch, ids.to(device), real.to(device), None, keep=0).float().log_softmax(-1)
             )
-            for place, ((row, k), option) in enumerate(zip(part, tokens, strict=True)):
-                sums[row][k] += sum(float(foreseen[place, at, token]) for at, token in enumerate(option[1:]))
+            places = [
+                (place, at, token)
+                for place, option in enumerate(tokens)
+                for at, token in enumerate(option[1:])
+            ]
+            values = iter(_values(foreseen, places))
+            for (row, k), option in zip(part, tokens, strict=True):
+                sums[row][k] += sum(next(values) for _ in option[1:])
         if any(math.isnan(total) for of_row in sums for total in of_row):
             raise FloatingPointError(_NO_NUMBERS)
         return [
             [total / len(option) for total, option in zip(of_row, choices, strict=True)]
             for of_row, choices in zip(sums, options, strict=True)
         ]
+
+
+def _values(x: torch.Tensor, places: Sequence[tuple[int, ...]]) -> list[float]:
+    """Read numbers at some places of a tensor, all at once: on a GPU each reading waits for what is queued."""
+    return x[tuple(torch.tensor(places, device=x.device).T)].tolist()
 
 
 def _copy(cache: Any) -> Any:
