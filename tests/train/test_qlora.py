@@ -1,6 +1,7 @@
 """QLoRA: the LLM in four bits, and what trains over it."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def test_qlora_holds_the_linear_layers_of_the_llm_in_four_bits_and_no_others(tin
     torch.manual_seed(0)
     whole, small = build_wide(tiny, wide), build_wide(tiny, wide)
     small.load_state_dict(whole.state_dict())
-    quantize_llm(small)
+    quantize_llm(small, torch.device("cpu"))
     decoder = whole.get_decoder()
     linear = {name for name, module in decoder.named_modules() if isinstance(module, torch.nn.Linear)}
     held = {name: m for name, m in small.get_decoder().named_modules() if isinstance(m, Linear4bit)}
@@ -60,7 +61,7 @@ def test_qlora_refuses_layers_that_bitsandbytes_would_compute_wrongly_on_a_cpu(t
     with pytest.raises(
         ValueError, match=r"a multiple of 64, layers.0.self_attn.q_proj.text has 32: .*wrongly"
     ):
-        quantize_llm(tiny.build().model)
+        quantize_llm(tiny.build().model, torch.device("cpu"))
 
 
 @pytest.mark.extras
@@ -81,3 +82,25 @@ def test_qlora_trains_over_four_bit_layers_and_loads_over_the_whole_base(tiny, w
     assert not torch.equal(a[text.replace("text", "visual")], b[text.replace("text", "visual")])
     assert torch.isfinite(logits(after, sample)).all()
     assert not torch.equal(logits(before, sample), logits(after, sample))
+
+
+class Linear4bit(torch.nn.Linear):
+    """Stands for bitsandbytes', which quantises where it is moved to."""
+
+    def __init__(self, *args, compute_dtype, compress_statistics, quant_type, **kwargs):
+        super().__init__(*args, **kwargs)
+
+    def to(self, device):
+        self.quantised_on = device
+        return self
+
+
+def test_weights_are_made_four_bits_on_the_device_that_trains_and_not_on_the_cpu_before(tiny, monkeypatch):
+    module = SimpleNamespace(
+        Linear4bit=Linear4bit, Params4bit=lambda data, **options: torch.nn.Parameter(data)
+    )
+    monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace(nn=module))
+    model, gpu = tiny.build().model, torch.device("cuda", 1)
+    quantize_llm(model, gpu)  # 32 inputs: refused on a CPU
+    made = [layer for layer in model.modules() if isinstance(layer, Linear4bit)]
+    assert len(made) == 14 and all(layer.quantised_on == gpu for layer in made)

@@ -40,14 +40,15 @@ def check_lora_and_dtype(stage: Stage, computes_in: torch.dtype) -> None:
         _require_same(frozen, computes_in)
 
 
-def adapt(model: Any, recipe: Recipe, stage: Stage, work: Path) -> None:
+def adapt(model: Any, recipe: Recipe, stage: Stage, work: Path, device: torch.device) -> None:
     """Add the adapters that a stage asks for; with `quantize`, hold what they adapt in 4 bits.
 
     Args:
-        model: a LLaViT without adapters; keeps its device.
+        model: a LLaViT without adapters; keeps its device, but for what is held in 4 bits.
         recipe: the whole recipe; says what the adapters will refer to as their base.
         stage: one with `lora`.
         work: the stage's working folder; a model that a first stage put together from parts is kept there.
+        device: that the stage trains on.
 
     Raises:
         ImportError: peft, or bitsandbytes for 4 bits, is missing.
@@ -59,7 +60,7 @@ def adapt(model: Any, recipe: Recipe, stage: Stage, work: Path) -> None:
     if base == BASE and is_first_process():
         _keep_base(model, work)
     if spec.quantize == "nf4":
-        quantize_llm(model)
+        quantize_llm(model, device)
     # peft asks the model this before it adapts 4-bit layers; nobody else needs to know.
     model.is_loaded_in_4bit = spec.quantize == "nf4"
     targets = None if spec.targets == "auto" else spec.targets
@@ -103,11 +104,15 @@ def move_base(work: Path, result: Path) -> None:
         os.replace(work / BASE, result / BASE)
 
 
-def quantize_llm(model: Any) -> None:
+def quantize_llm(model: Any, device: torch.device) -> None:
     """Hold the linear layers of the LLM in 4-bit NormalFloat (QLoRA, arXiv 2305.14314), in place.
 
     Visual projections, embeddings and the head are left as they are. The 4-bit layers can be adapted but not
     trained or saved themselves; what is saved refers to the weights before.
+
+    Args:
+        model: on any device.
+        device: that it will train on. They are quantised there, a layer at a time, and stay there.
 
     Raises:
         ImportError: bitsandbytes is missing.
@@ -119,7 +124,6 @@ def quantize_llm(model: Any) -> None:
     for name, linear in list(decoder.named_modules()):
         if not isinstance(linear, nn.Linear) or "visual" in name.split(".") or not name.startswith("layers."):
             continue
-        device = linear.weight.device
         if device.type == "cpu" and linear.in_features % _BLOCK:
             raise ValueError(
                 f"quantize: nf4 on a CPU needs layers whose inputs are a multiple of {_BLOCK}, {name} has "

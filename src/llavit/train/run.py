@@ -180,13 +180,13 @@ def _run_stage(
     """Train one stage and publish its folder."""
     if is_first_process():
         store.begin()
-    if stage.lora is not None:
-        adapt(model, recipe, stage, store.work)
-    rates = stage.learning_rates.by_part()
-    freeze(model, rates)
     args = training_arguments(
         stage, store.work, records=len(reader), seed=recipe.seed, dtype=dtype, parallel=recipe.parallel
     )
+    if stage.lora is not None:
+        adapt(model, recipe, stage, store.work, args.device)
+    rates = stage.learning_rates.by_part()
+    freeze(model, rates)
     features = None
     if recipe.feature_cache is not None and rates["vision_tower"] == 0:
         features = prepare_features(
