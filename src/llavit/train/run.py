@@ -72,8 +72,9 @@ def train(
     """Train all stages of a recipe.
 
     Called again, it skips the stages that are finished and resumes the one that is not from its newest
-    checkpoint (see `save_every`), with the same losses to the bit as a run that was never stopped. SIGTERM makes it
-    finish the step under way, save and leave. Processes that `torchrun` started train together.
+    checkpoint (see `save_every`), with the same losses to the bit as a run that was never stopped (on a GPU as far as
+    its kernels repeat themselves). SIGTERM makes it finish the step under way, save and leave. Processes that
+    `torchrun` started train together.
 
     Args:
         recipe: of `load_recipe`.
