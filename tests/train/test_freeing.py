@@ -72,3 +72,11 @@ def test_a_stage_trims_the_heap_now_and_then_and_at_its_end(tiny, tmp_path, monk
     monkeypatch.setattr(freeing, "trim_heap", lambda: trims.append(None))
     train(tiny.recipe(), output=tmp_path, progress=False)
     assert len(trims) == 4 // 2 + 1 + 2 // 2 + 1  # steps of both stages, and their ends
+
+
+def test_a_gpu_gets_back_what_torch_keeps_between_stages(monkeypatch):
+    emptied = []
+    monkeypatch.setattr(freeing.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(freeing.torch.cuda, "empty_cache", lambda: emptied.append(True))
+    freeing.free_memory()
+    assert emptied

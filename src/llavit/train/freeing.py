@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 TRIM_EVERY = 25
@@ -18,16 +19,19 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def free_memory() -> None:
-    """Collect what only reference cycles keep alive, and return the free pages of the heap to the system.
+    """Collect what only reference cycles keep alive, and return free memory to the system and to the GPU.
 
     A trainer and its model, optimizer and data refer to each other, so `del` alone frees none of them. And glibc
-    keeps what was freed below blocks that are in use: after a stage of training, gigabytes.
+    keeps what was freed below blocks that are in use: after a stage of training, gigabytes. On a GPU torch keeps all
+    that was freed, in blocks that are cut for what is gone.
 
     Example:
         >>> free_memory()
     """
     gc.collect()
     trim_heap()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def trim_heap() -> bool:
