@@ -63,3 +63,13 @@ def test_what_the_processor_of_an_older_llava_does_not_state_is_in_the_models_co
     _, loaded = load_model(tmp_path, dtype="float32", device="cpu")
     messages = [{"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (9, 9))}]}]
     assert torch.equal(loaded.encode(messages)["input_ids"], processor.encode(messages)["input_ids"])
+
+
+def test_a_model_that_is_spread_by_a_device_map_is_left_where_it_is(tiny, tmp_path, monkeypatch):
+    for part in tiny.build():
+        part.save_pretrained(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # there is none: moving to it would raise
+    model, _ = load_model(tmp_path, dtype="float32", device_map={"": "cpu"})
+    assert model.device.type == "cpu" and not model.training
+    with pytest.raises(ValueError, match="device='cuda' and device_map='auto': expected one of them"):
+        load_model(tmp_path, device="cuda", device_map="auto")

@@ -35,14 +35,14 @@ def load_model(
     Args:
         pretrained: a folder or a hub id; a folder with adapters too.
         dtype: "auto" takes bfloat16 where the hardware multiplies it fast.
-        device: where it computes; the GPU if there is one.
+        device: where it computes; the GPU if there is one. Not with `device_map`, which says it part by part.
         quantize: "int8" holds the LLM's weights in int8 (`llavit.model.quantize`), after merging adapters if there are
             some; None leaves a model as it was saved.
         progress: say on stderr what is happening, if that is a terminal.
-        **kwargs: for `from_pretrained`, e.g. `attn_implementation`, `revision`, `visual_qkv`.
+        **kwargs: for `from_pretrained`, e.g. `attn_implementation`, `revision`, `visual_qkv`, `device_map`.
 
     Raises:
-        ValueError: another dtype or quantisation, or a path of a folder that is not there.
+        ValueError: another dtype or quantisation, a device and a `device_map`, or a path of a folder that is not there.
         OSError: no such model.
 
     Example:
@@ -56,6 +56,11 @@ def load_model(
         raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
     if quantize is not None and quantize not in QUANTISATIONS:
         raise ValueError(f"quantize={quantize!r}: expected None or one of {', '.join(QUANTISATIONS)}")
+    mapped = kwargs.get("device_map") is not None
+    if mapped and device is not None:
+        raise ValueError(
+            f"device={device!r} and device_map={kwargs['device_map']!r}: expected one of them, got both"
+        )
     require_source(pretrained)
     location = {key: kwargs[key] for key in ("revision",) if key in kwargs}
     stated, _ = PreTrainedConfig.get_config_dict(pretrained, **location)
@@ -73,6 +78,8 @@ def load_model(
             quantize_int8(model)
         say(f"{name}: loading the processor")
         processor = LlavitProcessor.from_pretrained(pretrained, **location)
+        if mapped:  # its parts are where they belong
+            return model.eval(), processor
         if where != "cpu":
             say(f"{name}: moving to {where}")
         return model.to(where).eval(), processor
