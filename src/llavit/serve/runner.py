@@ -47,7 +47,7 @@ class Runner:
 
     Raises:
         ValueError: an attention implementation that takes no masks, a kind of layer that has no row of keys and
-            values, or a `max_length` beyond what the model knows.
+            values, a `max_length` beyond what the model knows, or slots for which a GPU has no room.
 
     Example:
         runner = Runner(model, max_batch=2)
@@ -61,9 +61,7 @@ class Runner:
         self.device = model.device
         self.kinds = layer_kinds(self.text_config)
         self.max_length = _max_length(self.text_config, max_length)
-        self.slots = SlotCache(
-            self.text_config, slots=max_batch, length=self.max_length, dtype=model.dtype, device=self.device
-        )
+        self.slots = _slots(self.text_config, max_batch, self.max_length, model.dtype, self.device)
         self._filler = 0 if model.config.image_token_id else 1  # any token of text
         self._columns = torch.arange(self.max_length, device=self.device)
         self._decode_step: DecodeStep = self._decode_eager
@@ -207,6 +205,19 @@ class Runner:
             **cache_argument(self.slots),
         ).last_hidden_state
         return self.model.lm_head(hidden[:, -1])
+
+
+def _slots(text_config: Any, slots: int, length: int, dtype: torch.dtype, device: torch.device) -> SlotCache:
+    """Make room for keys and values; a GPU gives all of it now."""
+    try:
+        return SlotCache(text_config, slots=slots, length=length, dtype=dtype, device=device)
+    except torch.OutOfMemoryError as error:
+        one = SlotCache(text_config, slots=1, length=1, dtype=dtype, device="cpu")
+        size = slots * length * sum(each.nbytes for each in (*one.keys, *one.values))
+        raise ValueError(
+            f"keys and values of {slots} answers of {length} tokens take {size / 1e9:.3g} GB, which {device} has not "
+            "left beside the model: lower max_batch or max_length"
+        ) from error
 
 
 def _max_length(text_config: Any, wanted: int | None) -> int:
