@@ -6,8 +6,11 @@ import sys
 import time
 
 import pytest
+import torch
 
+from llavit import compiling, demo
 from llavit.demo import run_demo, share_of_steps
+from tests.pretend_gpu import GPU, pretend_gpu
 
 SHORT = [
     *(f"stages.{stage}.{key}" for stage in ("pretrain", "instruct") for key in ("steps=1", "batch_size=2")),
@@ -74,3 +77,19 @@ def test_the_demo_sees(tmp_path):
     assert report["peak_memory_gib"] * 2**30 < 8e9
     assert report["accuracy"] - report["blind_accuracy"] >= 0.30
     assert report["accuracy"] > report["majority_accuracy"]
+
+
+def test_the_pace_of_a_machine_with_a_gpu_is_that_of_the_gpu(tiny, monkeypatch):
+    waited, where = [], []
+    monkeypatch.setattr(compiling, "why_not", lambda: "not here")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: GPU)
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: waited.append(True))
+    monkeypatch.setattr(demo, "_PACE_TOKENS", 16)
+    linear = torch.nn.functional.linear
+    monkeypatch.setattr(
+        torch.nn.functional, "linear", lambda x, *weights: where.append(x.device) or linear(x, *weights)
+    )
+    with pretend_gpu():
+        assert demo._measured_rate(tiny.llm, "bfloat16") > 0
+    assert set(where) == {GPU} and len(waited) == 40

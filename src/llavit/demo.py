@@ -178,21 +178,34 @@ def _measured_rate(llm: Path, dtype: str) -> float:
     from llavit.precision import resolve_dtype
 
     kind, _ = resolve_dtype(dtype)
+    device = _device()
     config = AutoConfig.from_pretrained(llm)
-    config._attn_implementation = "eager" if kind is torch.bfloat16 else "sdpa"
-    layer = LlamaDecoderLayer(config, layer_idx=0)
+    config._attn_implementation = "eager" if kind is torch.bfloat16 and device.type == "cpu" else "sdpa"
+    layer = LlamaDecoderLayer(config, layer_idx=0).to(device)
     compiled = why_not() is None
     if compiled:
         layer.compile(dynamic=True)
-    hidden = torch.randn(2, _PACE_TOKENS // 2, config.hidden_size, requires_grad=True)
-    positions = LlamaRotaryEmbedding(config)(hidden, torch.arange(hidden.shape[1])[None])
+    hidden = torch.randn(2, _PACE_TOKENS // 2, config.hidden_size, device=device, requires_grad=True)
+    positions = LlamaRotaryEmbedding(config).to(device)(
+        hidden, torch.arange(hidden.shape[1], device=device)[None]
+    )
     seconds = []
     for _ in range(40):
         start = time.perf_counter()
-        with torch.autocast("cpu", kind, enabled=kind is not torch.float32):
+        with torch.autocast(device.type, kind, enabled=kind is not torch.float32):
             layer(hidden, position_embeddings=positions).sum().backward()
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
         seconds.append(time.perf_counter() - start)
     return _PACE_TOKENS / min(seconds)  # what else runs on the machine only makes it slower
+
+
+def _device() -> Any:
+    """Where training computes as well."""
+    import torch
+
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
 
 
 def fitted(recipe: Recipe, data: Path, pace: float = 1.0) -> Recipe:
@@ -239,9 +252,9 @@ def _test(
     with (
         clock.measure("test"),
         quiet_transformers(),
-        torch.autocast("cpu", dtype, enabled=dtype is not torch.float32),
+        torch.autocast(_device().type, dtype, enabled=dtype is not torch.float32),
     ):
-        model = LlavitForConditionalGeneration.from_pretrained(model_folder, dtype="float32")
+        model = LlavitForConditionalGeneration.from_pretrained(model_folder, dtype="float32").to(_device())
         processor = LlavitProcessor.from_pretrained(model_folder)
         ask = partial(answer_items, model, processor, items, max_new_tokens=_ANSWER)
         with progress_bar("asking with the picture") as progress:
