@@ -53,7 +53,7 @@ def can_compile(wanted: Compile) -> bool:
         if wanted == "always":
             raise RuntimeError(
                 f"compile: always, but torch.compile does not work here ({reason}); install a C++ compiler and "
-                "Python's headers, or set compile: auto"
+                "Python's headers (and on a GPU Triton), or set compile: auto"
             )
         _say_once(f"layers are not compiled: {reason}")
     return reason is None
