@@ -14,7 +14,7 @@ from typing import Any
 from llavit.starter import concepts
 from llavit.starter.charts import HELD_OUT_TABLES
 from llavit.starter.items import SPLITS, Factory
-from llavit.starter.manifest import earlier_manifest, is_intact, one_build, read_manifest
+from llavit.starter.manifest import finished_manifest, one_build, read_manifest
 from llavit.starter.plan import checked_kinds
 from llavit.starter.sources import package_versions, starter_licences
 from llavit.starter.studio import UNIT
@@ -139,19 +139,13 @@ def build_corpus(
         "packages": package_versions(),
     }
     root = Path(out)
-    if found := _finished(root, settings, counts):
+    names = ("images", *(f"{split}.json" for split in SPLITS))
+    if found := finished_manifest(root, settings, counts, names):
         return _corpus(root, found)
     with one_build(root):
-        if found := _finished(root, settings, counts):  # by the process that was waited for
+        if found := finished_manifest(root, settings, counts, names):  # by the process that was waited for
             return _corpus(root, found)
         return _build(root, settings, counts, workers, progress)
-
-
-def _finished(root: Path, settings: dict[str, Any], counts: dict[str, int]) -> dict[str, Any] | None:
-    """The manifest of a corpus that lies there with these settings and counts, whole; None if there is none."""
-    found = earlier_manifest(root, settings, ("images", *(f"{split}.json" for split in SPLITS)))
-    whole = found and found.get("complete") and found["counts"] == counts and is_intact(root, found)
-    return found if whole else None
 
 
 def _build(

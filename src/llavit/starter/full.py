@@ -26,7 +26,7 @@ from PIL import Image
 from llavit.starter.full_plan import Part
 from llavit.starter.gallery import open_gallery
 from llavit.starter.kit import Edition, Gallery
-from llavit.starter.manifest import earlier_manifest, is_intact, one_build
+from llavit.starter.manifest import finished_manifest, one_build
 from llavit.starter.packages import packages
 from llavit.starter.processes import lines_of_processes
 from llavit.starter.sources import package_versions, starter_licences
@@ -121,20 +121,13 @@ def build_full_corpus(
         "shares": {part.name: dict(part.shares) for part in parts},
         "packages": edition_versions(edition),
     }
-    if found := _finished(root, settings, counts):
+    if found := finished_manifest(root, settings, counts):
         return _corpus(root, found)
     gallery = open_gallery(edition)  # says at once if a package is missing
     with one_build(root):
-        if found := _finished(root, settings, counts):  # by the process that was waited for
+        if found := finished_manifest(root, settings, counts):  # by the process that was waited for
             return _corpus(root, found)
         return _build(root, settings, counts, gallery, workers, progress)
-
-
-def _finished(root: Path, settings: dict[str, Any], counts: dict[str, int]) -> dict[str, Any] | None:
-    """The manifest of a corpus that lies there with these settings and counts, whole; None if there is none."""
-    found = earlier_manifest(root, settings, os.listdir(root) if root.exists() else ())
-    whole = found and found.get("complete") and found["counts"] == counts and is_intact(root, found)
-    return found if whole else None
 
 
 def _build(

@@ -162,3 +162,27 @@ def is_intact(root: Path, manifest: Mapping[str, Any]) -> bool:
         if any(f"{i:06d}.jpg" not in there for i in range(number)):
             return False
     return True
+
+
+def finished_manifest(
+    root: Path, settings: Mapping[str, Any], counts: Mapping[str, int], names: Iterable[str] | None = None
+) -> dict[str, Any] | None:
+    """Read the manifest of a corpus that lies there with these settings and counts, whole; None if there is none.
+
+    Args:
+        root: folder of the corpus.
+        settings: wanted ones.
+        counts: wanted number of records by split.
+        names: what a build writes into the folder, see `earlier_manifest`; anything if not given.
+
+    Raises:
+        ValueError: see `earlier_manifest`.
+
+    Example:
+        >>> finished_manifest(Path("nowhere"), {}, {})
+    """
+    if names is None:
+        names = os.listdir(root) if root.exists() else ()
+    found = earlier_manifest(root, settings, names)
+    whole = found and found.get("complete") and found["counts"] == counts and is_intact(root, found)
+    return found if whole else None
