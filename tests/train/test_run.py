@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from transformers import TrainerCallback
+from transformers import CLIPImageProcessorPil, Dinov2Model, TrainerCallback
 
 from llavit import LlavitForConditionalGeneration, LlavitProcessor, precision
 from llavit.train import run as run_module
@@ -22,6 +22,7 @@ from llavit.train.recipe import RECIPES, load_recipe
 from llavit.train.run import train
 from llavit.train.stopping import EXIT_STATUS
 from llavit.train.trainer import LlavitTrainer, checkpoints
+from tests.model.families import SIDE, TOWERS
 from tests.train.processes import train_in
 
 
@@ -215,6 +216,27 @@ def test_a_run_that_is_told_to_stop_saves_leaves_and_goes_on_to_the_bit(run, tin
     assert (tmp_path / "instruct/model.safetensors").read_bytes() == (
         run / "instruct/model.safetensors"
     ).read_bytes()
+
+
+def test_a_run_that_trains_a_dinov2_goes_on_to_the_bit(tiny, tmp_path):
+    tower = tmp_path / "tower"
+    torch.manual_seed(0)
+    Dinov2Model(TOWERS["dinov2"]()).save_pretrained(tower)  # its weights have other names on disk
+    size = {"height": SIDE, "width": SIDE}
+    CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=size).save_pretrained(tower)
+    overrides = [
+        f"model.vision={tower}",
+        "stages.0.learning_rates.vision_tower=1e-2",
+        "stages.0.save_every=2",
+    ]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(tiny.recipe(*overrides), output=whole, progress=False)
+    assert train_in(killed, tiny.recipe_file, *overrides, send=signal.SIGKILL, step=3) == [-signal.SIGKILL]
+    train(tiny.recipe(*overrides), output=killed, progress=False)
+    for stage in ("pretrain", "instruct"):
+        assert losses(killed / stage) == losses(whole / stage)
+    file = "instruct/model.safetensors"
+    assert (killed / file).read_bytes() == (whole / file).read_bytes()
 
 
 @pytest.mark.slow  # torchrun starts three Python processes, one after the other

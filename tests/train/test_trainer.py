@@ -4,13 +4,15 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback
 
+from llavit import LlavitForConditionalGeneration
 from llavit.data import Collator, ConversationDataset, SkipLog, open_reader
 from llavit.model.compat import recompute_activations
 from llavit.train import arguments as arguments_module
 from llavit.train import trainer as trainer_module
 from llavit.train.arguments import total_samples, training_arguments
 from llavit.train.order import SeededOrder
-from llavit.train.trainer import LlavitTrainer, checkpoints
+from llavit.train.trainer import LlavitTrainer, checkpoints, load_weights
+from tests.model.families import LLMS, config_of
 
 
 class Watch(TrainerCallback):
@@ -236,6 +238,18 @@ def test_a_damaged_checkpoint_says_which_it_is_and_what_to_do(trainer, tmp_path,
         ValueError, match=r"checkpoint-1 cannot be read: .*Delete it: the same command then goes on"
     ):
         trainer("stages.0.steps=2").train(resume_from_checkpoint=str(saved))
+
+
+@pytest.mark.parametrize(
+    ("llm", "tower"), [*((llm, "clip") for llm in LLMS), ("llama", "siglip"), ("llama", "dinov2")]
+)
+def test_a_checkpoint_has_all_weights_in_every_family(llm, tower, tmp_path):
+    torch.manual_seed(0)
+    model, other = (LlavitForConditionalGeneration(config_of(llm, tower)) for _ in range(2))
+    model.save_pretrained(tmp_path)
+    load_weights(other, tmp_path)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], weight), name
 
 
 @pytest.mark.parametrize("size", ["50GB", "20KB"])  # one file, and several as for a model of 13B

@@ -252,5 +252,6 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, file: Pat
     if not many or is_first_process():
         with reading(file.parent):
             state = torch.load(file, map_location="cpu", weights_only=True)
-    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=many)
+    # Not strict: what nothing reads of a tower (layers above the deepest that gives features) has no state.
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=many, strict=False)
     set_optimizer_state_dict(model, optimizer, state, options=options)

@@ -300,21 +300,12 @@ class LlavitTrainer(Trainer):
                 load_adapter_weights(self.model, resume_from_checkpoint)
                 freeze(self.model, self.rates)
             else:
-                super()._load_from_checkpoint(resume_from_checkpoint, model)
+                load_weights(self.model, resume_from_checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             with reading(Path(checkpoint)):
                 super()._load_rng_state(checkpoint)
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Refuse weights of another model: transformers warns, and trains on with those that the stage began with."""
-        known = dict(self.model.named_parameters()) | dict(self.model.named_buffers())  # tied ones once
-        wrong = [*(name for name in load_result.missing_keys if name in known), *load_result.unexpected_keys]
-        if wrong:
-            raise ValueError(
-                f"{len(wrong)} weights are missing or unknown, first {', '.join(sorted(wrong)[:3])}"
-            )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save a folder for `from_pretrained`; all processes must call it, the first one writes."""
@@ -346,6 +337,29 @@ class LlavitTrainer(Trainer):
             with reading(Path(checkpoint)):
                 schedule = torch.load(Path(checkpoint) / SCHEDULER, weights_only=True)
             self.lr_scheduler.load_state_dict(schedule)
+
+
+def load_weights(model: PreTrainedModel, folder: str | Path) -> None:
+    """Give a model the weights that `save_pretrained` wrote, from any number of processes.
+
+    They are read as `from_pretrained` reads them: transformers saves some towers (DINOv2) under the names of earlier
+    releases, under which `load_state_dict` would not find them.
+
+    Args:
+        model: of the same shape; parts that are tied stay tied.
+        folder: of a checkpoint.
+
+    Raises:
+        ValueError: weights are missing, or belong to another model: some would stay as the stage began with them.
+
+    Example:
+        load_weights(model, "runs/mine/instruct.work/checkpoint-100")
+    """
+    saved, found = type(model).from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    wrong = sorted({*found["missing_keys"], *found["unexpected_keys"]})
+    if wrong:
+        raise ValueError(f"{len(wrong)} weights are missing or unknown, first {', '.join(wrong[:3])}")
+    model.load_state_dict(saved.state_dict())
 
 
 def checkpoints(folder: Path) -> list[Path]:
