@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ def resolve_dtype(wanted: str) -> tuple[torch.dtype, str]:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16, "this GPU multiplies bfloat16 natively"
         return torch.float32, "this GPU does not multiply bfloat16 natively"
-    unit = next((flag for flag in _FAST_ON_CPU if flag in _cpu_flags()), None)
+    unit = next((flag for flag in _FAST_ON_CPU if flag in cpu_flags()), None)
     if unit is not None:
         return torch.bfloat16, f"this CPU multiplies bfloat16 natively ({unit})"
     return torch.float32, "this CPU does not multiply bfloat16 natively"
@@ -68,8 +69,14 @@ def resolve_attention(wanted: str, dtype: torch.dtype) -> str:
     return "documents" if dtype is torch.bfloat16 and not torch.accelerator.is_available() else "sdpa"
 
 
-def _cpu_flags() -> frozenset[str]:
-    """Read the CPU's features; empty where the system does not tell (then float32 is the safe choice)."""
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Read the CPU's features, by Linux' names; empty where the system does not tell (then float32 is the safe choice).
+
+    Example:
+        >>> "amx_bf16" in cpu_flags() or "no matrix unit"  # doctest: +ELLIPSIS
+        ...
+    """
     info = Path("/proc/cpuinfo")
     if not info.is_file():
         return frozenset()

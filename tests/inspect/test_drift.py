@@ -193,7 +193,7 @@ def test_the_command_reads_weights_as_they_were_saved_where_bfloat16_is_fast_too
 
     from llavit.cli import app
 
-    monkeypatch.setattr("llavit.precision._cpu_flags", lambda: frozenset({"amx_bf16"}))
+    monkeypatch.setattr("llavit.precision.cpu_flags", lambda: frozenset({"amx_bf16"}))
     model, processor = tiny.build(dtype=torch.float32)
     with torch.no_grad():
         for projection in routed_linears(model).values():

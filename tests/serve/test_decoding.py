@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from llavit.serve.decoding import CompiledDecode, packed_attention
+from llavit.serve.graph import MOST_COPIED
 from llavit.serve.runner import Runner
 from tests.model.families import LLMS, tiny
 from tests.serve.parts import engine_of, picture, user
@@ -52,11 +53,18 @@ def compare_steps(llm: str, cases=EVERY_LENGTH, layers: int | None = None) -> No
 
 
 @WORKS
-def test_a_compiled_step_gives_the_logits_of_the_plain_one(monkeypatch):
-    monkeypatch.setattr(
-        "llavit.serve.graph.MOST_COPIED", 0
-    )  # how products with copies run best is tried for a minute
-    compare_steps("llama", [(2, 20), (3, 50)], layers=2)
+@pytest.mark.parametrize("most_copied", [MOST_COPIED, 0])
+def test_a_compiled_step_gives_the_logits_of_the_plain_one(monkeypatch, most_copied):
+    monkeypatch.setattr("llavit.serve.graph.MOST_COPIED", most_copied)
+    compare_steps("llama", [(1, 20), (2, 20), (3, 50)], layers=2)
+
+
+@WORKS
+@pytest.mark.slow  # how the compiler's own products run best is tried for a minute
+def test_a_step_for_a_matrix_unit_gives_the_logits_of_the_plain_one(monkeypatch):
+    for module in ("graph", "decoding"):
+        monkeypatch.setattr(f"llavit.serve.{module}.has_matrix_unit", lambda dtype: True)
+    compare_steps("llama", [(1, 20), (2, 20), (3, 50)], layers=2)
 
 
 @WORKS

@@ -373,7 +373,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(tiny, tmp_path, capf
 )
 def test_auto_computes_in_bfloat16_only_where_the_cpu_is_fast_at_it(monkeypatch, flags, dtype):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(precision, "_cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset(flags))
     assert precision.resolve_dtype("auto")[0] is dtype
     assert precision.resolve_dtype("bfloat16") == (torch.bfloat16, "as asked")
 

@@ -4,7 +4,8 @@ A token of one conversation costs little arithmetic: what it takes is reading al
 way is everything around that: hence the graph (`graph.py`), and an attention in which query heads that share keys are
 rows of one problem, so that keys and values are read as they lie. None of it changes what is computed.
 
-One graph serves any number of rows and any number of positions to look at, as making it takes minutes.
+One graph serves any number of rows and any number of positions to look at, as making it takes minutes. On a CPU without
+a matrix unit there is another for one row, which reads the weights faster (`one_row.py`).
 
 Legend: b rows, h heads, g query heads of a kv head, w positions that are looked at, d head width, v vocabulary.
 """
@@ -17,7 +18,7 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llavit.model.compat import cache_argument
-from llavit.serve.graph import Graph, Rows
+from llavit.serve.graph import Graph, Rows, has_matrix_unit
 from llavit.serve.masks import decode_masks
 from llavit.serve.slots import SlotCache
 
@@ -83,24 +84,30 @@ class CompiledDecode:
         self.kinds, self.slots = kinds, slots
         self.columns = torch.arange(slots.length, device=model.device)
         self._graph = Graph(model, self._forward, PACKED)
+        self._one: Graph | None = None
+        if self._graph.plain and not has_matrix_unit(model.dtype):
+            self._one = Graph(model, self._forward, PACKED, one_row=True)
 
     def __call__(self, tokens_b: torch.Tensor, positions_b: torch.Tensor, window: int) -> torch.Tensor:
         """Give logits (b, v) for one token of each of the first b rows."""
-        rows = len(tokens_b)
+        rows, columns_w = len(tokens_b), self.columns[:window]
+        if rows == 1 and self._one is not None:
+            return self._one.run(
+                [columns_w], tokens_b, positions_b, columns_w, self.slots.keys, self.slots.values
+            )
         if rows == 1 and len(self.slots.rows) > 1:
             # A graph for one row could do nothing else. The second row is free: what is written to its first
             # position is overwritten by who comes next.
             tokens_b = torch.nn.functional.pad(tokens_b, (0, 1))
             positions_b = torch.nn.functional.pad(positions_b, (0, 1))
-        columns_w = self.columns[:window]
         inputs = [tokens_b, positions_b, columns_w]
         return self._graph.run(inputs, *inputs, self.slots.keys, self.slots.values)[:rows]
 
     def warm_up(self) -> None:
         """Make the graph now; the slots must be free."""
         most = len(self.slots.rows)
-        # One graph, unless weights in int8 have a kernel of their own for few rows.
-        for rows in sorted({min(2, most), most}):
+        # One graph for any number of rows, unless weights in int8 have a kernel of their own for few; and one for one.
+        for rows in sorted({1, min(2, most), most}):
             # Two tensors: a graph made with one in both places holds only for that.
             zeros = torch.zeros(rows, dtype=torch.long, device=self.columns.device)
             self(zeros, zeros.clone(), min(64, self.slots.length))

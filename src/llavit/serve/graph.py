@@ -1,7 +1,7 @@
 """What the compiled graphs of the engine share: how weights are held, and slots as a cache inside a graph.
 
-A graph holds the whole LLM. On a CPU it holds the weights in the order in which the matrix unit reads them (inductor's
-freezing), a copy; norms, rotary embeddings and residuals are fused into few kernels.
+A graph holds the whole LLM. On a CPU it holds the weights in the order in which products of matrices read them
+(inductor's freezing), a copy; norms, rotary embeddings and residuals are fused into few kernels.
 
 Legend: b rows, h kv heads, l tokens, w positions that are looked at, d head width.
 """
@@ -15,24 +15,41 @@ from typing import Any
 
 import torch
 
+from llavit.precision import cpu_flags
+
 MOST_COPIED = 4 << 30
 """Bytes of weights above which a CPU's graphs read them where they are, instead of holding a copy in another order."""
 
-_COPYING = {
-    "freezing": True,
-    "cpp_wrapper": True,  # no Python between kernels
+_PACKED = {"freezing": True, "cpp_wrapper": True}  # the libraries' products; no Python between kernels
+
+_TILED = {
+    **_PACKED,
     "max_autotune": True,
     "max_autotune_gemm_backends": "CPP,ATEN",
     "cpp.enable_grouped_gemm_template": True,  # q, k, v in one pass, gate and up in another
 }
+"""Products that the compiler writes: in bfloat16 they have code for a matrix unit (AMX) only, else they compute in
+float32, at a sixth of the libraries' speed."""
 
 
-def copying_weights(copies: bool) -> Any:
-    """Return a context in which graphs are made, and run, that hold copies of weights; or one that changes nothing.
+def has_matrix_unit(dtype: torch.dtype) -> bool:
+    """Whether this CPU multiplies matrices of a dtype as such (AMX)."""
+    return dtype is torch.bfloat16 and "amx_bf16" in cpu_flags()
+
+
+def copying_weights(dtype: torch.dtype) -> dict[str, Any]:
+    """Return inductor's settings under which graphs are made, and run, that hold copies of a CPU's weights.
 
     (Given as options of `torch.compile`, products of matrices would not be tuned.)
     """
-    return torch._inductor.config.patch(_COPYING if copies else {})
+    return _TILED if has_matrix_unit(dtype) else _PACKED
+
+
+def reading_weights() -> dict[str, Any]:
+    """Return the settings for graphs that read a CPU's weights as they lie, for one row at a time."""
+    from llavit.serve.one_row import ProductsAsReductions  # imports the compiler
+
+    return {"cpp_wrapper": True, "joint_custom_post_pass": ProductsAsReductions()}
 
 
 class Rows:
@@ -77,16 +94,28 @@ class Graph:
         model: a LLaViT or LLaVA, in evaluation mode.
         forward: what is compiled.
         attention: the attention implementation inside the graph, in place of sdpa.
+        one_row: for one row only.
+
+    Attributes:
+        plain: the weights are on a CPU, and floating point: those in int8 are read as they are, by their own kernel.
     """
 
-    def __init__(self, model: Any, forward: Callable[..., torch.Tensor], attention: str | None = None):
+    def __init__(
+        self,
+        model: Any,
+        forward: Callable[..., torch.Tensor],
+        attention: str | None = None,
+        *,
+        one_row: bool = False,
+    ):
         self.llm, self.head, self.dtype = model.get_decoder(), model.lm_head, model.dtype
         weights = [*self.llm.parameters(), *self.head.parameters()]
-        self.copies = (
-            model.device.type == "cpu"
-            and sum(w.nbytes for w in weights) <= MOST_COPIED
-            and all(w.is_floating_point() for w in weights)  # int8 ones are read as they are
-        )
+        self.plain = model.device.type == "cpu" and all(w.is_floating_point() for w in weights)
+        self._settings: dict[str, Any] = {}
+        if self.plain and one_row:
+            self._settings = reading_weights()
+        elif self.plain and sum(w.nbytes for w in weights) <= MOST_COPIED:
+            self._settings = copying_weights(self.dtype)
         self._attention = attention if self.llm.config._attn_implementation == "sdpa" else None
         self._compiled = torch.compile(
             _with_own_code(forward), dynamic=False, options={"guard_filter_fn": _needed_guards}
@@ -101,18 +130,17 @@ class Graph:
         """
         for tensor in dynamic:
             torch._dynamo.maybe_mark_dynamic(tensor, 0)
-        with self._settings():
+        with self._as_compiled(), torch._inductor.config.patch(self._settings):
             return self._compiled(*args)
 
     @contextmanager
-    def _settings(self) -> Iterator[None]:
-        """What holds while the graph is made and run."""
+    def _as_compiled(self) -> Iterator[None]:
+        """Let the LLM have the graph's attention."""
         config, before = self.llm.config, self.llm.config._attn_implementation
         if self._attention:
             config._attn_implementation = self._attention
         try:
-            with copying_weights(self.copies):
-                yield
+            yield
         finally:
             config._attn_implementation = before
 

@@ -29,7 +29,8 @@ class CompiledTower:
     def __init__(self, model: Any, size: tuple[int, int]):
         self.model, self.size = model, size
         tower = model.vision_tower
-        self._copies = sum(weight.nbytes for weight in tower.parameters()) <= MOST_COPIED
+        copies = sum(weight.nbytes for weight in tower.parameters()) <= MOST_COPIED
+        self._settings = copying_weights(tower.dtype) if copies else {}
         self._compiled = torch.compile(type(tower)._call_impl.__get__(tower), dynamic=False)
 
     def takes(self, pixels: torch.Tensor) -> bool:
@@ -41,7 +42,7 @@ class CompiledTower:
         tower = self.model.vision_tower
         tower._compiled_call_impl = self._compiled  # for this call only: others may run it as it is
         try:
-            with copying_weights(self._copies):
+            with torch._inductor.config.patch(self._settings):
                 return torch.cat([self.model.encode_images(each) for each in pixels.split(1)])
         finally:
             tower._compiled_call_impl = None

@@ -355,7 +355,8 @@ def load_weights(model: PreTrainedModel, folder: str | Path) -> None:
     Example:
         load_weights(model, "runs/mine/instruct.work/checkpoint-100")
     """
-    saved, found = type(model).from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    loaded: Any = type(model).from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    saved, found = loaded
     wrong = sorted({*found["missing_keys"], *found["unexpected_keys"]})
     if wrong:
         raise ValueError(f"{len(wrong)} weights are missing or unknown, first {', '.join(wrong[:3])}")
