@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,6 +169,20 @@ def test_what_one_process_saved_goes_on_in_two(tiny, alone, tmp_path):
     assert steps_of(tmp_path, "instruct") == [1, 2]
     assert train_in(tmp_path, tiny.recipe_file, *SPLIT, "parallel=fsdp2", processes=2) == [0, 0]
     assert_same_run(alone, tmp_path)
+
+
+def test_what_two_processes_saved_of_a_tower_that_trains_goes_on_in_one_and_in_two(tiny, tmp_path):
+    # Its layers above the deepest one read have no optimizer state.
+    options = (*SPLIT, "stages.0.learning_rates.vision_tower=1e-3")
+    train(tiny.recipe(*options), output=tmp_path / "alone", progress=False)
+    both = tmp_path / "both"
+    fsdp2 = {"processes": 2, "step": 2, "send": signal.SIGTERM}
+    assert train_in(both, tiny.recipe_file, *options, "parallel=fsdp2", **fsdp2) == [EXIT_STATUS] * 2
+    shutil.copytree(both, tmp_path / "one")
+    train(tiny.recipe(*options), output=tmp_path / "one", progress=False)
+    assert_same_run(tmp_path / "alone", tmp_path / "one")
+    assert train_in(both, tiny.recipe_file, *options, "parallel=fsdp2", processes=2) == [0, 0]
+    assert_same_run(tmp_path / "alone", both)
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
