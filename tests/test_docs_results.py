@@ -120,15 +120,19 @@ def test_what_is_said_of_smollm2_is_what_its_cells_have():
     assert "it trains {:.1f} M numbers and LLaVA {:.1f} M".format(*trained) in text
 
 
-def of_smollm2():
-    (one,) = [one for one in summary("results")["comparisons"] if one["llm"] == "smollm2"]
+def of_smollm2(size, variant="llavit"):
+    (one,) = [
+        one
+        for one in summary("results")["comparisons"]
+        if (one["llm"], one["size"], one["variant"], one["baseline"]) == ("smollm2", size, variant, "llava")
+    ]
     return one
 
 
 def test_each_seed_of_smollm2_has_its_row_and_stands_in_the_readme():
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert len(of_smollm2()["per_seed"]) > 1
-    for one in of_smollm2()["per_seed"]:
+    assert len(of_smollm2("short")["per_seed"]) > 1
+    for one in of_smollm2("short")["per_seed"]:
         ours, theirs = (f"{100 * one[name]:.1f}" for name in ("mean", "baseline_mean"))
         assert f"| {one['seed']} | {theirs} | {ours} | {with_interval(one)} |" in TEXT
         assert f"{ours} against {theirs}" in readme and f"gain {with_interval(one)}" in readme
@@ -148,7 +152,7 @@ def test_the_kinds_in_which_smollm2_gains_are_those_beyond_the_intervals_of_each
         behind |= {kind for kind, one in found.items() if one.high < 0}
     first, second = beyond
     assert first == {"colour", "place", "size", "word"} and second == first | {"count"} and not behind
-    gains = {name.split("@")[0]: 100 * one["gain"] for name, one in of_smollm2()["per_task"].items()}
+    gains = {name.split("@")[0]: 100 * one["gain"] for name, one in of_smollm2("short")["per_task"].items()}
     said = "in colours ({:+.1f} points), places ({:+.1f}), sizes ({:+.1f}) and words ({:+.1f}), beyond the questions'"
     assert said.format(*(gains[kind] for kind in ("colour", "place", "size", "word"))) in " ".join(
         TEXT.split()

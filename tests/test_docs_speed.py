@@ -17,6 +17,13 @@ def test_the_table_is_that_of_the_result_files():
     assert report.between_marks() == report.table() == (report.RESULTS / "latest.md").read_text()
 
 
+def test_the_table_of_the_other_machine_is_that_of_its_file():
+    assert (report.RESULTS / "amx-2-cores/latest.md").read_text(encoding="utf-8") in PAGE
+    made = report.read(report.RESULTS / "amx-2-cores")[1]["groups"].values()
+    assert all(group["made"]["processor"].startswith("Intel") for group in made)
+    assert all(group["made"]["processor"] == "AMD EPYC" for group in report.read()[1]["groups"].values())
+
+
 def test_the_profile_is_that_of_its_file():
     found = json.loads((report.RESULTS / "profile.json").read_text(encoding="utf-8"))
     step = found["profile"]["documents"]
