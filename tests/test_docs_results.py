@@ -132,6 +132,8 @@ def of_smollm2(size, variant="llavit"):
 def test_each_seed_of_smollm2_has_its_row_and_stands_in_the_readme():
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert len(of_smollm2("short")["per_seed"]) > 1
+    full = of_smollm2("full")
+    assert f"{100 * full['mean']:.1f} against {100 * full['baseline_mean']:.1f} of 100, gain {with_interval(full)}" in readme
     for one in of_smollm2("short")["per_seed"]:
         ours, theirs = (f"{100 * one[name]:.1f}" for name in ("mean", "baseline_mean"))
         assert f"| {one['seed']} | {theirs} | {ours} | {with_interval(one)} |" in TEXT
