@@ -20,10 +20,13 @@ from llavit.precision import cpu_flags
 MOST_COPIED = 4 << 30
 """Bytes of weights above which a CPU's graphs read them where they are, instead of holding a copy in another order."""
 
-_PACKED = {"freezing": True, "cpp_wrapper": True}  # the libraries' products; no Python between kernels
+_COPYING = {"freezing": True, "cpp_wrapper": True}  # a copy of the weights; no Python between kernels
+
+_PACKED = {**_COPYING, "cpp.enable_concat_linear": True}
+"""The libraries' products; q, k, v in one, gate and up in another."""
 
 _TILED = {
-    **_PACKED,
+    **_COPYING,
     "max_autotune": True,
     "max_autotune_gemm_backends": "CPP,ATEN",
     "cpp.enable_grouped_gemm_template": True,  # q, k, v in one pass, gate and up in another
