@@ -129,27 +129,75 @@ def of_smollm2(size, variant="llavit"):
     return one
 
 
-def test_each_seed_of_smollm2_has_its_row_and_stands_in_the_readme():
+@pytest.mark.parametrize("size", ["short", "full"])
+def test_each_seed_of_smollm2_has_its_row_and_stands_in_the_readme(size):
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert len(of_smollm2("short")["per_seed"]) > 1
-    full = of_smollm2("full")
-    assert f"{100 * full['mean']:.1f} against {100 * full['baseline_mean']:.1f} of 100, gain {with_interval(full)}" in readme
-    for one in of_smollm2("short")["per_seed"]:
+    found = of_smollm2(size)["per_seed"]
+    assert found
+    for one in found:
         ours, theirs = (f"{100 * one[name]:.1f}" for name in ("mean", "baseline_mean"))
         assert f"| {one['seed']} | {theirs} | {ours} | {with_interval(one)} |" in TEXT
-        assert f"{ours} against {theirs}" in readme and f"gain {with_interval(one)}" in readme
+        assert re.search(
+            rf"{ours} against {theirs}(?: of 100)?, gain {re.escape(with_interval(one))}",
+            readme.replace("-", "−"),
+        )
+
+
+def by_kind(ours, theirs):
+    """The gain of one cell over another: all, and by kind of question."""
+    ours, theirs = (one["test"]["tasks"] for one in (ours, theirs))
+    families = {name: task["family"] for name, task in ours.items()}
+    points = [{name: task["points"] for name, task in tasks.items()} for tasks in (ours, theirs)]
+    found = {
+        name.split("@")[0]: difference([{name: points[0][name]}], [{name: points[1][name]}], {name: family})
+        for name, family in families.items()
+    }
+    return difference([points[0]], [points[1]], families), found
+
+
+def said_of(one):
+    return f"{100 * one.mean:+.1f} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]".replace("-", "−")
+
+
+FULL = ("llava", "local-global", "llava-text-qkv", "llavit")
+
+
+def test_each_kind_of_smollm2_at_full_training_has_its_row():
+    first = {variant: cells(f"smollm2.full.{variant}")[0] for variant in FULL}
+    assert {one["cell"]["seed"] for one in first.values()} == {0}
+    _, gains = by_kind(first["llavit"], first["llava"])
+    assert len(gains) == 7
+    for kind, gain in gains.items():
+        scores = [f"{100 * first[variant]['test']['tasks'][f'{kind}@test']['score']:.1f}" for variant in FULL]
+        assert f"| {kind} | {' | '.join(scores)} | {said_of(gain)} |" in TEXT
+
+
+def test_what_is_said_of_smollm2_at_full_training_is_what_its_cells_have():
+    first = {variant: cells(f"smollm2.full.{variant}")[0] for variant in FULL}
+    text = " ".join(TEXT.split())
+    for other in ("local-global", "llava-text-qkv"):
+        assert f"`{other}` by {said_of(by_kind(first['llavit'], first[other])[0])}" in text
+    val = [f"{100 * first[v]['curve'][at]['score']:.1f}" for v in ("llavit", "llava") for at in (2, 5)]
+    assert (
+        "on val {} at the end of the first stage and {} at that of the second, LLaVA {} and {}".format(*val)
+        in text
+    )
+    ends = [
+        f"{mean(first[v]['losses']['instruct'][-20:]):.2f}"
+        for v in ("llavit", "local-global", "llava-text-qkv", "llava")
+    ]
+    assert (
+        "The training loss ends at {}, that of `local-global` at {}, `llava-text-qkv` at {} and LLaVA at {}".format(
+            *ends
+        )
+        in text
+    )
 
 
 def test_the_kinds_in_which_smollm2_gains_are_those_beyond_the_intervals_of_each_seed():
     beyond, behind = [], set()
     for llava, llavit in zip(*(cells(f"smollm2.short.{v}") for v in ("llava", "llavit")), strict=True):
-        ours, theirs = (one["test"]["tasks"] for one in (llavit, llava))
-        found = {
-            name.split("@")[0]: difference(
-                [{name: ours[name]["points"]}], [{name: theirs[name]["points"]}], {name: ours[name]["family"]}
-            )
-            for name in ours
-        }
+        _, found = by_kind(llavit, llava)
         beyond.append({kind for kind, one in found.items() if one.low > 0})
         behind |= {kind for kind, one in found.items() if one.high < 0}
     first, second = beyond
@@ -162,7 +210,12 @@ def test_the_kinds_in_which_smollm2_gains_are_those_beyond_the_intervals_of_each
 
 
 def test_parameters_and_minutes_are_those_of_the_cells():
-    for name, llm in (("SmolLM2-135M", "smollm2.short"), ("small decoder", "small.full")):
+    named = {
+        "SmolLM2-135M, `full`": "smollm2.full",
+        "SmolLM2-135M, `short`": "smollm2.short",
+        "small decoder": "small.full",
+    }
+    for name, llm in named.items():
         found = [cells(f"{llm}.{variant}") for variant in ("llava", "llavit")]
         sizes = [f"{seeds[0]['parameters']['instruct']['total'] / 1e6:.1f} M" for seeds in found]
         minutes = [f"{mean([one['seconds']['training'] / 60 for one in seeds]):.1f} min" for seeds in found]
