@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from llavit.evaluate.engine import Engine, Prompt
+from llavit.evaluate.engine import Engine
+from llavit.evaluate.stretches import Prompt
 from llavit.inspect import (
     Block,
     attention_maps,

@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 
 from llavit.evaluate.asking import Asker
-from llavit.evaluate.engine import Engine, Prompt
+from llavit.evaluate.engine import Engine
 from llavit.evaluate.items import Item
+from llavit.evaluate.stretches import Prompt
 from tests.model.families import IMAGE, LLMS, PATCHES, SIDE, tiny
 
 

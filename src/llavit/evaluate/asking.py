@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from llavit.data.features import image_digest
-from llavit.evaluate.engine import Engine, Prompt
+from llavit.evaluate.engine import Engine
 from llavit.evaluate.items import Item, Picture
+from llavit.evaluate.stretches import Prompt
 
 KEPT_BYTES = 2 << 30
 """Of pictures' features that an `Asker` keeps on the device; a task with more is asked in parts."""
