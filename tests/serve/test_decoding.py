@@ -1,12 +1,13 @@
 """Compiled decoding: the same answers as the plain step, for any number of rows and positions."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from llavit.serve.decoding import CompiledDecode, packed_attention
-from llavit.serve.graph import MOST_COPIED
+from llavit.serve.graph import MOST_COPIED, copying_weights
 from llavit.serve.runner import Runner
 from tests.model.families import LLMS, tiny
 from tests.serve.parts import engine_of, picture, user
@@ -57,6 +58,19 @@ def compare_steps(llm: str, cases=EVERY_LENGTH, layers: int | None = None) -> No
 def test_a_compiled_step_gives_the_logits_of_the_plain_one(monkeypatch, most_copied):
     monkeypatch.setattr("llavit.serve.graph.MOST_COPIED", most_copied)
     compare_steps("llama", [(1, 20), (2, 20), (3, 50)], layers=2)
+
+
+@pytest.mark.parametrize("matrix_unit", [False, True])
+def test_settings_that_an_older_compiler_does_not_know_are_left_out(monkeypatch, matrix_unit):
+    from torch._inductor import config
+
+    monkeypatch.setattr("llavit.serve.graph.has_matrix_unit", lambda dtype: matrix_unit)
+    settings = copying_weights(torch.bfloat16)
+    newer = {"cpp.enable_concat_linear", "cpp.enable_grouped_gemm_template"}
+    assert len(newer & settings.keys()) == 1 and settings.keys() <= config.get_config_copy().keys()
+    older = {key: value for key, value in config.get_config_copy().items() if key not in newer}
+    monkeypatch.setattr("torch._inductor.config", SimpleNamespace(get_config_copy=lambda: older))
+    assert copying_weights(torch.bfloat16) == {k: v for k, v in settings.items() if k not in newer}
 
 
 @WORKS

@@ -43,9 +43,14 @@ def has_matrix_unit(dtype: torch.dtype) -> bool:
 def copying_weights(dtype: torch.dtype) -> dict[str, Any]:
     """Return inductor's settings under which graphs are made, and run, that hold copies of a CPU's weights.
 
-    (Given as options of `torch.compile`, products of matrices would not be tuned.)
+    (Given as options of `torch.compile`, products of matrices would not be tuned.) Of an older torch, those it knows:
+    they make graphs faster, not different.
     """
-    return _TILED if has_matrix_unit(dtype) else _PACKED
+    from torch._inductor import config  # imports the compiler
+
+    known = config.get_config_copy()
+    wanted = _TILED if has_matrix_unit(dtype) else _PACKED
+    return {key: value for key, value in wanted.items() if key in known}
 
 
 def reading_weights() -> dict[str, Any]:
