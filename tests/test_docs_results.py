@@ -172,6 +172,21 @@ def test_each_kind_of_smollm2_at_full_training_has_its_row():
         assert f"| {kind} | {' | '.join(scores)} | {said_of(gain)} |" in TEXT
 
 
+def test_llavit_is_ahead_in_each_seed_at_full_training_in_what_is_named():
+    beyond = []
+    for llava, llavit in zip(*(cells(f"smollm2.full.{v}") for v in ("llava", "llavit")), strict=True):
+        _, found = by_kind(llavit, llava)
+        assert all(
+            ours["score"] > theirs["score"]
+            for ours, theirs in zip(llavit["curve"], llava["curve"], strict=True)
+        )
+        assert all(one.high > 0 for one in found.values())
+        beyond.append({kind for kind, one in found.items() if one.low > 0})
+    assert beyond[1] == beyond[2] == {"name", "colour", "place", "word", "chart"} == beyond[0] - {"count"}
+    assert "count" in beyond[0]
+    assert f"by {with_interval(of_smollm2('full'))} points over three seeds" in " ".join(TEXT.split())
+
+
 def test_what_is_said_of_smollm2_at_full_training_is_what_its_cells_have():
     first = {variant: cells(f"smollm2.full.{variant}")[0] for variant in FULL}
     text = " ".join(TEXT.split())
