@@ -159,7 +159,7 @@ def said_of(one):
     return f"{100 * one.mean:+.1f} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]".replace("-", "−")
 
 
-FULL = ("llava", "local-global", "llava-text-qkv", "llavit")
+FULL = ("llava", "bidirectional", "visual-qkv", "local-global", "llava-text-qkv", "llavit")
 
 
 def test_each_kind_of_smollm2_at_full_training_has_its_row():
@@ -190,8 +190,22 @@ def test_llavit_is_ahead_in_each_seed_at_full_training_in_what_is_named():
 def test_what_is_said_of_smollm2_at_full_training_is_what_its_cells_have():
     first = {variant: cells(f"smollm2.full.{variant}")[0] for variant in FULL}
     text = " ".join(TEXT.split())
-    for other in ("local-global", "llava-text-qkv"):
-        assert f"`{other}` by {said_of(by_kind(first['llavit'], first[other])[0])}" in text
+    for other in ("visual-qkv", "bidirectional", "local-global", "llava-text-qkv"):
+        assert re.search(
+            rf"`{other}` by {re.escape(said_of(by_kind(first['llavit'], first[other])[0]))}", text
+        )
+    of_each = {
+        v: with_interval(of_smollm2("full", v)) for v in ("visual-qkv", "local-global", "bidirectional")
+    }
+    assert f"Visual QKV are worth {of_each['visual-qkv']} points" in text
+    assert f"the tower layers {of_each['local-global']}" in text
+    assert f"the mask {of_each['bidirectional']}, which is no difference" in text
+    assert f"all three {said_of(by_kind(first['llavit'], first['llava'])[0])}." in text
+    sizes = [by_kind(first[v], first["llava"])[1]["size"].mean for v in ("visual-qkv", "local-global")]
+    assert "({:.1f} and {:.1f} points)".format(*(100 * size for size in sizes)).replace("-", "−") in text
+    over = said_of(by_kind(first["visual-qkv"], first["llava-text-qkv"])[0])
+    assert f"`visual-qkv` is only {over} ahead of it" in text
+    assert f"gains {100 * of_smollm2('full', 'llava-text-qkv')['gain']:.1f} points itself" in text
     val = [f"{100 * first[v]['curve'][at]['score']:.1f}" for v in ("llavit", "llava") for at in (2, 5)]
     assert (
         "on val {} at the end of the first stage and {} at that of the second, LLaVA {} and {}".format(*val)
@@ -199,14 +213,10 @@ def test_what_is_said_of_smollm2_at_full_training_is_what_its_cells_have():
     )
     ends = [
         f"{mean(first[v]['losses']['instruct'][-20:]):.2f}"
-        for v in ("llavit", "local-global", "llava-text-qkv", "llava")
+        for v in ("llavit", "local-global", "visual-qkv", "llava-text-qkv", "bidirectional", "llava")
     ]
-    assert (
-        "The training loss ends at {}, that of `local-global` at {}, `llava-text-qkv` at {} and LLaVA at {}".format(
-            *ends
-        )
-        in text
-    )
+    said = "The training loss ends at {}, that of `local-global` at {}, `visual-qkv` at {}, `llava-text-qkv` at {}, "
+    assert (said + "`bidirectional` at {} and LLaVA at {}").format(*ends) in text
 
 
 def test_the_kinds_in_which_smollm2_gains_are_those_beyond_the_intervals_of_each_seed():
