@@ -120,13 +120,33 @@ def test_what_is_said_of_smollm2_is_what_its_cells_have():
     assert "it trains {:.1f} M numbers and LLaVA {:.1f} M".format(*trained) in text
 
 
+GEMMA, SMALL = ("gemma", "llava"), ("smollm2", "llava")
+
+
 def of_smollm2(size, variant="llavit"):
     (one,) = [
         one
         for one in summary("results")["comparisons"]
-        if (one["llm"], one["size"], one["variant"], one["baseline"]) == ("smollm2", size, variant, "llava")
+        if (one["llm"], one["size"], one["variant"]) == ("smollm2", size, variant)
+        and (one["baseline"], one["baseline_llm"]) == ("llava", "smollm2")
     ]
     return one
+
+
+def test_what_is_said_of_gemma_is_what_its_cell_has():
+    (gemma,), llava, llavit = (cells(f"{name}.full.{v}") for name, v in (GEMMA, SMALL, ("smollm2", "llavit")))
+    text = " ".join(TEXT.split())
+    sizes = [one["parameters"]["instruct"]["total"] / 1e6 for one in (llavit[0], gemma)]
+    assert (
+        "({:.1f} M parameters, tower included) against LLaVA on Gemma 3 270M ({:.1f} M)".format(*sizes)
+        in text
+    )
+    ends = [
+        mean(one["losses"][stage][-20:]) for stage in ("pretrain", "instruct") for one in (gemma, llava[0])
+    ]
+    said = "{:.2f} at the end of the first stage, against {:.2f}, and {:.2f} against {:.2f} at that of the second"
+    assert said.format(*ends) in text
+    assert f"behind LLaVA on SmolLM2 ({100 * llava[0]['test']['score']:.1f})" in text
 
 
 @pytest.mark.parametrize("size", ["short", "full"])
@@ -159,7 +179,15 @@ def said_of(one):
     return f"{100 * one.mean:+.1f} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]".replace("-", "−")
 
 
-FULL = ("llava", "bidirectional", "visual-qkv", "local-global", "llava-text-qkv", "llavit")
+FULL = (
+    "llava",
+    "bidirectional",
+    "visual-qkv",
+    "local-global",
+    "llava-wide-projector",
+    "llava-text-qkv",
+    "llavit",
+)
 
 
 def test_each_kind_of_smollm2_at_full_training_has_its_row():
@@ -203,6 +231,13 @@ def test_what_is_said_of_smollm2_at_full_training_is_what_its_cells_have():
     assert f"all three {said_of(by_kind(first['llavit'], first['llava'])[0])}." in text
     sizes = [by_kind(first[v], first["llava"])[1]["size"].mean for v in ("visual-qkv", "local-global")]
     assert "({:.1f} and {:.1f} points)".format(*(100 * size for size in sizes)).replace("-", "−") in text
+    wide = first["llava-wide-projector"]
+    assert f"beats it by {said_of(by_kind(first['llavit'], wide)[0])}" in text
+    assert f"({said_of(by_kind(wide, first['visual-qkv'])[0])} ahead of it)" in text
+    assert (
+        f"gains {100 * of_smollm2('full', 'llava-wide-projector')['gain']:.1f} points, mostly in names"
+        in text
+    )
     over = said_of(by_kind(first["visual-qkv"], first["llava-text-qkv"])[0])
     assert f"`visual-qkv` is only {over} ahead of it" in text
     assert f"gains {100 * of_smollm2('full', 'llava-text-qkv')['gain']:.1f} points itself" in text
@@ -213,10 +248,20 @@ def test_what_is_said_of_smollm2_at_full_training_is_what_its_cells_have():
     )
     ends = [
         f"{mean(first[v]['losses']['instruct'][-20:]):.2f}"
-        for v in ("llavit", "local-global", "visual-qkv", "llava-text-qkv", "bidirectional", "llava")
+        for v in (
+            "llavit",
+            "local-global",
+            "llava-wide-projector",
+            "visual-qkv",
+            "llava-text-qkv",
+            "bidirectional",
+            "llava",
+        )
     ]
-    said = "The training loss ends at {}, that of `local-global` at {}, `visual-qkv` at {}, `llava-text-qkv` at {}, "
-    assert (said + "`bidirectional` at {} and LLaVA at {}").format(*ends) in text
+    said = "The training loss ends at {}, that of `local-global` at {}, `llava-wide-projector` at {}, "
+    assert (
+        said + "`visual-qkv` at {}, `llava-text-qkv` at {}, `bidirectional` at {} and LLaVA at {}"
+    ).format(*ends) in text
 
 
 def test_the_kinds_in_which_smollm2_gains_are_those_beyond_the_intervals_of_each_seed():
