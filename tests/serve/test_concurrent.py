@@ -211,6 +211,35 @@ def test_what_filled_up_a_prompt_of_not_finite_values_is_wiped_with_it():
         assert list(short[0].token_ids) == expected and len(short[1].token_ids) == 12
 
 
+def test_rows_of_requests_that_fail_in_the_same_pass_are_all_wiped(monkeypatch):
+    def wiped():
+        slots = engine._runner.slots
+        return all(rows.isfinite().all() for rows in (*slots.keys, *slots.values))
+
+    with engine_of() as engine:
+        with engine.exclusive() as model, torch.no_grad():
+            model.get_input_embeddings().weight[77] = float("nan")
+        with engine.exclusive():  # both fail in their prompts
+            together = [engine.stream("w77 " + " ".join(["w5"] * 30), **SHORT) for _ in range(2)]
+        for stream in together:
+            with pytest.raises(FloatingPointError):
+                stream.result(timeout=5)
+        assert engine.stats().prefills == 1 and wiped()
+        decode = engine._runner.decode
+
+        def broken(tokens, filled):
+            decode([77] * len(tokens), filled)
+            raise RuntimeError("no memory")
+
+        monkeypatch.setattr(engine._runner, "decode", broken)
+        with engine.exclusive():  # all fail in one step
+            together = [engine.stream("w5 w6", **SHORT) for _ in range(3)]
+        for stream in together:
+            with pytest.raises(RuntimeError, match="no memory"):
+                stream.result(timeout=5)
+        assert wiped()
+
+
 def test_of_prompts_that_run_together_only_the_one_that_breaks_fails():
     with engine_of() as engine:
         expected = engine.answer("w8", [picture(2)], **SHORT).token_ids

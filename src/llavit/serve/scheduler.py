@@ -250,7 +250,7 @@ class Scheduler:
             logits = self.runner.decode([row.pending for row in rows], [row.filled for row in rows])
             choices = choose_tokens(logits, [row.sampler for row in rows], self.suppressed)
         except Exception as error:  # of no row in particular, such as a lack of memory
-            for row in list(rows):
+            for row in rows[::-1]:
                 self._fail(row, error)
             return
         self._count["steps"] += 1
@@ -268,7 +268,7 @@ class Scheduler:
                 end = error
             if end:
                 ended.append((row, end))
-        for row, end in ended:
+        for row, end in reversed(ended):  # the highest first: see `_leave`
             if isinstance(end, Exception):
                 self._fail(row, end)
             else:
@@ -299,7 +299,7 @@ class Scheduler:
         self.cache.put(request.prompt.path, end, lambda start, end: read(request.slot, start, end))
 
     def _leave(self, request: Request) -> None:
-        """Give a row up to the last one."""
+        """Give a row up to the last one, which is copied there: of rows that failed the highest must leave first."""
         last = self.running.pop()
         if last is not request:
             self.runner.slots.move(last.slot, request.slot, last.filled)
