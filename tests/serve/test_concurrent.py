@@ -310,6 +310,28 @@ def test_who_borrows_the_model_has_it_alone_and_running_answers_go_on_as_if_noth
         assert list(stream.result().token_ids) == expected
 
 
+def test_two_who_borrow_the_model_in_turn_do_not_keep_answers_from_going_on():
+    with engine_of() as engine:
+        enough = threading.Event()
+
+        def borrow():
+            while not enough.is_set():
+                with engine.exclusive():
+                    time.sleep(0.02)  # meanwhile the other one comes
+
+        threads = [threading.Thread(target=borrow) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            assert len(engine.stream("w5 w6", **SHORT).result(timeout=10).token_ids) == 4
+            cut = engine.stream("w5 w7", timeout=0.2, **LONG)
+            assert cut.result(timeout=10).finish_reason == "timeout"
+        finally:
+            enough.set()
+            for thread in threads:
+                thread.join()
+
+
 def test_who_has_borrowed_the_model_is_told_instead_of_waiting_for_itself():
     with engine_of() as engine:
         with (
