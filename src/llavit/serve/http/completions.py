@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 from jinja2 import TemplateError
@@ -29,7 +29,8 @@ from llavit.serve.request import Stream
 from llavit.serve.sampling import Sampling
 
 PREPARING = 4
-"""Requests whose bodies are parsed and images decoded at the same time: bounds what decoded pictures take."""
+"""Requests whose bodies are parsed and images decoded at the same time: bounds what decoded pictures take. As many hold
+images that were not in their bodies, from files and downloads, and wait for that."""
 
 UNREAD = 30.0
 """Seconds that a client has to read the rest of an answer that has ended."""
@@ -60,6 +61,7 @@ class Completions:
     ):
         self.engine, self.settings, self.metrics = engine, settings, metrics
         self.images = images or ImageLoader(settings)
+        self._places = asyncio.Semaphore(PREPARING)
         self._preparing = ThreadPoolExecutor(PREPARING, "llavit-prepare")
         self._reading = ThreadPoolExecutor(settings.max_requests, "llavit-read")
 
@@ -75,12 +77,12 @@ class Completions:
             ApiError: the request cannot be answered; says what to change.
         """
         asked = await self._in_thread(self._parse, body)
-        files: list[tuple[str, str]] = []
+        urls: list[tuple[str, str]] = []
         for number, message in enumerate(asked.messages):
             for place, part in enumerate(message.content):
                 if isinstance(part, ImagePart):
                     param = f"messages[{number}].content[{place}].image_url.url"
-                    if len(files) == self.settings.max_images:
+                    if len(urls) == self.settings.max_images:
                         raise ApiError(
                             400,
                             f"{param}: more images than {self.settings.max_images} in one request; send fewer "
@@ -88,9 +90,11 @@ class Completions:
                             param=param,
                             code="too_many_images",
                         )
-                    files.append((part.image_url.url, param))
-        data = [(await self.images.read(url, param), param) for url, param in files]
-        stream = await self._in_thread(self._submit, asked, data)
+                    urls.append((part.image_url.url, param))
+        elsewhere = any(url[:5].lower() != "data:" for url, _ in urls)
+        async with self._places if elsewhere else nullcontext():  # bodies have a bound of their own
+            files = await self.images.read_all(urls)
+            stream = await self._in_thread(self._submit, asked, files)
         return ChatResponse(self, asked.model_copy(update={"messages": []}), stream)  # its images are large
 
     async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
