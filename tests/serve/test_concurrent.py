@@ -194,6 +194,22 @@ def test_prompts_of_very_different_lengths_are_not_filled_up():
         assert engine.stats().prefills == 3
 
 
+def test_between_two_steps_prompts_run_until_the_budget_is_spent_the_last_one_whole(monkeypatch):
+    monkeypatch.setattr("llavit.serve.scheduler.PREFILL_BUDGET", 60)
+    with engine_of() as engine, engine.stream("w5", **LONG) as running:
+        next(running)
+        passes, runner = [], engine._runner
+        prefill, decode = runner.prefill_rows, runner.decode
+        monkeypatch.setattr(runner, "prefill_rows", lambda *of: passes.append(len(of[1][0])) or prefill(*of))
+        monkeypatch.setattr(runner, "decode", lambda *of: passes.append("step") or decode(*of))
+        with engine.exclusive():
+            passes.clear()
+            others = [engine.stream(" ".join(["w6"] * length), **SHORT) for length in (50, 200, 10)]
+        for stream in others:
+            stream.result()
+    assert passes[:4] == [53, 203, "step", 13]
+
+
 def test_what_filled_up_a_prompt_of_not_finite_values_is_wiped_with_it():
     long = [user(" ".join(["w5"] * 30))]
     with engine_of(options={"max_batch": 2}) as engine:

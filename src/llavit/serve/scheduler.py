@@ -4,7 +4,7 @@ Each round lets new requests in, up to a budget of tokens, so that nobody who ru
 of every running request. A request gives its place up the moment it ends: the last row moves there, so that running
 requests always have the first rows of the slots.
 
-    round:  prefill some, prefill some, ... (up to `PREFILL_BUDGET` tokens)  ->  one decode step for all
+    round:  prefill some, prefill some, ... (until `PREFILL_BUDGET` tokens)  ->  one decode step for all
 
 Only the engine's thread comes here, with the exception of what its docstring calls thread-safe.
 """
@@ -25,7 +25,7 @@ from llavit.serve.runner import Runner
 from llavit.serve.sampling import Choice, choose_tokens
 
 PREFILL_BUDGET = 512
-"""Tokens of prompts that are run between two decode steps; a longer prompt runs at once, alone."""
+"""Between two decode steps prompts are run until they have so many tokens, the last one whole, however long it is."""
 
 MOST_PADDED = 1.25
 """Prompts run together as long as filling the shorter ones up takes no more tokens than this many times theirs."""
