@@ -194,6 +194,22 @@ def test_prompts_of_very_different_lengths_are_not_filled_up():
         assert engine.stats().prefills == 3
 
 
+def test_between_two_steps_prompts_run_until_the_budget_is_spent_the_last_one_whole(monkeypatch):
+    monkeypatch.setattr("llavit.serve.scheduler.PREFILL_BUDGET", 60)
+    with engine_of() as engine, engine.stream("w5", **LONG) as running:
+        next(running)
+        passes, runner = [], engine._runner
+        prefill, decode = runner.prefill_rows, runner.decode
+        monkeypatch.setattr(runner, "prefill_rows", lambda *of: passes.append(len(of[1][0])) or prefill(*of))
+        monkeypatch.setattr(runner, "decode", lambda *of: passes.append("step") or decode(*of))
+        with engine.exclusive():
+            passes.clear()
+            others = [engine.stream(" ".join(["w6"] * length), **SHORT) for length in (50, 200, 10)]
+        for stream in others:
+            stream.result()
+    assert passes[:4] == [53, 203, "step", 13]
+
+
 def test_what_filled_up_a_prompt_of_not_finite_values_is_wiped_with_it():
     long = [user(" ".join(["w5"] * 30))]
     with engine_of(options={"max_batch": 2}) as engine:
@@ -209,6 +225,35 @@ def test_what_filled_up_a_prompt_of_not_finite_values_is_wiped_with_it():
         # Both rows again; the second is shorter than what had been written there.
         short = engine.answer_many([long, "w6"], max_new_tokens=12, min_new_tokens=12)
         assert list(short[0].token_ids) == expected and len(short[1].token_ids) == 12
+
+
+def test_rows_of_requests_that_fail_in_the_same_pass_are_all_wiped(monkeypatch):
+    def wiped():
+        slots = engine._runner.slots
+        return all(rows.isfinite().all() for rows in (*slots.keys, *slots.values))
+
+    with engine_of() as engine:
+        with engine.exclusive() as model, torch.no_grad():
+            model.get_input_embeddings().weight[77] = float("nan")
+        with engine.exclusive():  # both fail in their prompts
+            together = [engine.stream("w77 " + " ".join(["w5"] * 30), **SHORT) for _ in range(2)]
+        for stream in together:
+            with pytest.raises(FloatingPointError):
+                stream.result(timeout=5)
+        assert engine.stats().prefills == 1 and wiped()
+        decode = engine._runner.decode
+
+        def broken(tokens, filled):
+            decode([77] * len(tokens), filled)
+            raise RuntimeError("no memory")
+
+        monkeypatch.setattr(engine._runner, "decode", broken)
+        with engine.exclusive():  # all fail in one step
+            together = [engine.stream("w5 w6", **SHORT) for _ in range(3)]
+        for stream in together:
+            with pytest.raises(RuntimeError, match="no memory"):
+                stream.result(timeout=5)
+        assert wiped()
 
 
 def test_of_prompts_that_run_together_only_the_one_that_breaks_fails():
@@ -279,6 +324,28 @@ def test_who_borrows_the_model_has_it_alone_and_running_answers_go_on_as_if_noth
                 generated(model, engine.processor, [user("w9", picture(2))], 3)
                 assert engine.stats().steps == steps
         assert list(stream.result().token_ids) == expected
+
+
+def test_two_who_borrow_the_model_in_turn_do_not_keep_answers_from_going_on():
+    with engine_of() as engine:
+        enough = threading.Event()
+
+        def borrow():
+            while not enough.is_set():
+                with engine.exclusive():
+                    time.sleep(0.02)  # meanwhile the other one comes
+
+        threads = [threading.Thread(target=borrow) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            assert len(engine.stream("w5 w6", **SHORT).result(timeout=10).token_ids) == 4
+            cut = engine.stream("w5 w7", timeout=0.2, **LONG)
+            assert cut.result(timeout=10).finish_reason == "timeout"
+        finally:
+            enough.set()
+            for thread in threads:
+                thread.join()
 
 
 def test_who_has_borrowed_the_model_is_told_instead_of_waiting_for_itself():

@@ -54,6 +54,18 @@ def test_images_go_where_the_messages_leave_room_and_the_rest_before_the_last_qu
     )
 
 
+def test_a_key_of_an_image_part_that_holds_none_counts_as_absent(engine, tmp_path):
+    picture(1).save(tmp_path / "cat.png")
+    absent = dict.fromkeys(("text", "image", "path", "url"))
+    for key in ("path", "url"):
+        parts = [{**absent, "type": "image", key: str(tmp_path / "cat.png")}, {"type": "text", "text": "w6"}]
+        answer = engine.answer([{"role": "user", "content": parts}], max_new_tokens=6)
+        assert answer.token_ids == engine.answer([user(picture(1), "w6")], max_new_tokens=6).token_ids
+    parts = [{**absent, "type": "image"}, user(picture(1))["content"][0]]
+    with pytest.raises(ValueError, match="room for 1 images, 0 were given"):
+        engine.submit([{"role": "user", "content": parts}])
+
+
 def test_what_a_caller_passes_stays_as_it_was(engine):
     turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "w6"}]}]
     engine.answer(turns, [picture(1)], max_new_tokens=1)

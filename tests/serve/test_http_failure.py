@@ -1,5 +1,7 @@
 """When the model fails, when nobody reads, when the queue takes too long: the server says so and goes on."""
 
+import asyncio
+import json
 import socket
 import threading
 
@@ -8,6 +10,8 @@ import openai
 import pytest
 
 from llavit import Engine
+from llavit.serve.http import Settings, completions
+from llavit.serve.http.metrics import Metrics
 from tests.serve.http_parts import NEVER_ENDS, chat, running, wait_until
 
 
@@ -92,3 +96,29 @@ def test_a_client_that_does_not_read_holds_up_nobody(alone):
         wait_until(lambda: alone.stats().running == 1)
         answer = httpx.post(f"{server.url}/v1/chat/completions", json=chat("Hi"), timeout=30)
         assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_does_not_read_has_so_long_from_the_end_of_the_answer_and_not_from_that_of_its_time(
+    alone, monkeypatch, stream
+):
+    monkeypatch.setattr(completions, "UNREAD", 0.2)
+    body = json.dumps(chat("Hi", stream=stream, **NEVER_ENDS)).encode()
+
+    async def never(*message):
+        await asyncio.Event().wait()
+
+    async def ask():
+        made = completions.Completions(alone, Settings(model_name="tiny", timeout=60), Metrics(alone))
+        scope = {"type": "http"}
+        try:
+            response = await made.answer(body)
+            await asyncio.wait_for(response(scope, receive=never, send=never), 20)
+        finally:
+            made.close()
+        return scope
+
+    before = alone.stats()
+    assert asyncio.run(ask())["llavit.gone"]
+    after = alone.stats()
+    assert after.generated_tokens == before.generated_tokens + 8 and after.cancelled == before.cancelled

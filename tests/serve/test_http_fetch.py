@@ -4,15 +4,17 @@ import asyncio
 import http.server
 import ipaddress
 import threading
+import time
 
 import httpx
 import pytest
 
 from llavit.serve.http import Settings, create_app
+from llavit.serve.http.completions import PREPARING
 from llavit.serve.http.errors import ApiError
 from llavit.serve.http.fetch import CheckedBackend, Fetcher, is_public
 from llavit.serve.http.images import ImageLoader
-from tests.serve.http_parts import chat, encoded, picture, running
+from tests.serve.http_parts import chat, encoded, image_part, picture, running
 
 PNG = encoded(picture())
 
@@ -268,6 +270,50 @@ def test_the_server_downloads_what_it_has_been_allowed(host, http_engine):
     assert answer.status_code == 200 and answer.json()["usage"]["prompt_tokens_details"]["image_tokens"] == 4
     refused = asyncio.run(ask(None))  # as it is by default: localhost is in the list, and yet
     assert refused.status_code == 400 and refused.json()["error"]["code"] == "image_url_not_allowed"
+
+
+class Slow(ImageLoader):
+    """Downloads that take until the gate opens; counts the requests whose images have been read and not decoded."""
+
+    def __init__(self):
+        super().__init__(Settings())
+        self.gate, self.held, self.most = asyncio.Event(), [], 0
+
+    async def read(self, url, param):
+        if url.startswith("data:"):
+            return await super().read(url, param)
+        self.held.append(url)
+        self.most = max(self.most, len(self.held))
+        await self.gate.wait()
+        return PNG
+
+    def decode(self, files, pictures):
+        time.sleep(0.01)
+        decoded = super().decode(files, pictures)
+        if any(data is PNG for data, _ in files):
+            self.held.pop()
+        return decoded
+
+
+def test_so_many_requests_hold_images_from_elsewhere_and_those_without_do_not_wait_for_them(http_engine):
+    async def ask():
+        images = Slow()
+        transport = httpx.ASGITransport(create_app(http_engine, Settings(model_name="tiny"), images=images))
+        async with httpx.AsyncClient(transport=transport, base_url="http://llavit") as client:
+
+            def post(*content):
+                return client.post("/v1/chat/completions", json=chat(*content, max_tokens=1), timeout=20)
+
+            part = {"type": "image_url", "image_url": {"url": "http://images.test/cat.png"}}
+            downloads = [asyncio.ensure_future(post(part, "What?")) for _ in range(10)]
+            while len(images.held) < PREPARING:
+                await asyncio.sleep(0.001)
+            others = [await asyncio.wait_for(post(*content), 10) for content in ([image_part()], ["Hi"])]
+            assert not any(each.done() for each in downloads)
+            images.gate.set()
+            return images.most, {each.status_code for each in [*others, *await asyncio.gather(*downloads)]}
+
+    assert asyncio.run(ask()) == (PREPARING, {200})
 
 
 def test_file_urls_stay_in_their_folder(http_engine, tmp_path):

@@ -1,5 +1,6 @@
 """Images: every kind that is decoded is decoded as it should be, and no bomb goes off."""
 
+import asyncio
 import struct
 import tracemalloc
 import zlib
@@ -119,3 +120,27 @@ def test_bytes_that_others_decoded_have_not_passed_the_checks_of_the_server():
     assert pictures.load(targa).size == (8, 8)
     with pytest.raises(ApiError, match="not an image in a format that is known"):
         ImageLoader(Settings()).decode([(targa, "image")], pictures)
+
+
+def test_the_images_of_a_request_are_read_together_and_the_same_url_once(monkeypatch):
+    loader, asked = ImageLoader(Settings()), []
+
+    async def read_all(*urls):
+        together = asyncio.Barrier(len({url for url, _ in urls}))
+
+        async def read(url, param):
+            asked.append((url, param))
+            await asyncio.wait_for(together.wait(), 5)
+            if "bad" in url:
+                raise ApiError(400, param)
+            return url.encode()
+
+        monkeypatch.setattr(loader, "read", read)
+        return await loader.read_all(urls)
+
+    read = asyncio.run(read_all(("cat", "a"), ("dog", "b"), ("cat", "c")))
+    assert read == [(b"cat", "a"), (b"dog", "b"), (b"cat", "c")]
+    assert sorted(asked) == [("cat", "a"), ("dog", "b")]
+    with pytest.raises(ApiError, match="b"):  # the first of the request, whichever fails first
+        asyncio.run(read_all(("cat", "a"), ("bad", "b"), ("bad too", "c"), ("bad", "d")))
+    assert asyncio.run(loader.read_all([])) == []

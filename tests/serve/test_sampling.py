@@ -83,13 +83,16 @@ def test_logprobs_are_those_of_a_plain_forward_pass(engine):
         encoded = engine.processor.encode(CONVERSATION, add_generation_prompt=True)
         ids = torch.cat([encoded["input_ids"], torch.tensor(answer.token_ids)])
         logits = model(input_ids=ids[None], pixel_values=encoded["pixel_values"]).logits[0]
+    # Words of this tokenizer have spaces between them; that of a first token is in no text, but is the token's.
+    assert "".join(each.token for each in answer.logprobs) == f" {answer.text}"
     rows = logits.log_softmax(-1)[len(encoded["input_ids"]) - 1 : -1]
     for row, token, given in zip(rows, answer.token_ids, answer.logprobs, strict=True):
         assert given.token_id == token
-        assert given.token == engine.processor.tokenizer.decode([token])
+        assert given.token == " " + engine.processor.tokenizer.decode([token])
         assert given.logprob == pytest.approx(float(row[token]), abs=1e-4)
         best = row.topk(3)
         assert [entry[1] for entry in given.top] == best.indices.tolist()
+        assert all(text == " " + engine.processor.tokenizer.decode([token]) for text, token, _ in given.top)
         assert [entry[2] for entry in given.top] == pytest.approx(best.values.tolist(), abs=1e-4)
 
 

@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from llavit import Engine
-from llavit.serve.text import TextPieces
+from llavit.serve.text import TextPieces, token_texts
 from tests.tiny import tokenizer
 
 BYTES = tokenizer()
@@ -71,14 +71,30 @@ def test_an_answer_ends_before_the_stop_string_and_its_tokens_with_it(tiny):
         assert free.finish_reason == "length"
 
 
-def test_a_special_token_amid_the_answer_takes_no_space_from_the_next_word():
-    words = ["<unk>", "<s>", "▁a", "▁cat", "s"]
+def llama(words: list[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer of these tokens with Llama's decoder, which drops the space at the beginning of a text."""
     backend = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, []))
-    backend.decoder = decoders.Sequence(  # Llama's, which strips the space at the beginning of a text
-        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    llama = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+def test_a_special_token_amid_the_answer_takes_no_space_from_the_next_word():
+    words = llama(["<unk>", "<s>", "▁a", "▁cat", "s", "</s>"])
     for tokens in ([2, 0, 3, 4], [1, 2, 1, 0, 3], [2, 3, 4, 0]):
-        pieces = TextPieces(llama)
+        pieces = TextPieces(words)
         given = "".join(map(pieces.add, tokens)) + pieces.finish()
-        assert given == llama.decode(tokens, skip_special_tokens=True)
+        assert given == words.decode(tokens, skip_special_tokens=True)
+
+
+def test_a_tokens_text_keeps_its_space_and_half_a_character_is_shown_as_the_tokenizer_shows_it():
+    words = llama(["<unk>", "<s>", "</s>", "▁a", "▁cat", "s", "▁", "<0xC3>", "<0xA9>", "<0x0A>"])
+    tokens = range(len(words))
+    expected = ["<unk>", "<s>", "</s>", " a", " cat", "s", " ", "\ufffd", "\ufffd", "\n"]
+    assert token_texts(words, tokens) == expected
+    assert token_texts(BYTES, range(len(BYTES))) == [BYTES.decode([token]) for token in range(len(BYTES))]
+    words.eos_token = None  # then only as it would begin a text
+    assert token_texts(words, [3, 5]) == ["a", "s"]

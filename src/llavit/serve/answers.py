@@ -17,7 +17,8 @@ class TokenLogprob:
     that `Sampling` does to them.
 
     Attributes:
-        token: as text; a token that is part of a character gives the replacement character.
+        token: as text, with the space that it begins with, also where the answer's text begins without it; a token
+            that is part of a character gives the replacement character.
         token_id: as number.
         logprob: of the token that was taken.
         top: (token, id, log-probability) of the likeliest tokens, the likeliest first.

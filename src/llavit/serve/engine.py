@@ -259,6 +259,8 @@ class Engine:
     def exclusive(self) -> Iterator[Any]:
         """Borrow the model: the step under way ends, and no other begins before the block has ended.
 
+        Behind another borrower one step comes first, if there is something to answer.
+
         Requests may be made in the block, but no answer comes before its end: do not wait for one. Leave the weights
         as they are: compiled graphs hold them, and the image cache what they made.
 

@@ -31,12 +31,15 @@ class Loop:
         self._borrowers = 0
         self._borrower: int | None = None
         self._stepping = self._borrowed = self._closed = False
+        self._owed = False  # a borrower has left, and no round has begun since
         self.thread = threading.Thread(target=self._run, name="llavit-engine", daemon=True)
         self.thread.start()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Wait for the end of the round under way, and let no other begin before the block ends.
+
+        Behind another borrower it waits for one round more, if there is something to do.
 
         Raises:
             RuntimeError: this thread is in such a block already, and would wait for itself.
@@ -45,13 +48,13 @@ class Loop:
             raise RuntimeError("this thread has borrowed the model already; leave that block first")
         with self._changed:
             self._borrowers += 1
-            self._changed.wait_for(lambda: not (self._stepping or self._borrowed))
+            self._changed.wait_for(lambda: not (self._stepping or self._borrowed or self._must_step()))
             self._borrowed, self._borrower = True, threading.get_ident()
         try:
             yield
         finally:
             with self._changed:
-                self._borrowed, self._borrower = False, None
+                self._borrowed, self._borrower, self._owed = False, None, True
                 self._borrowers -= 1
                 self._changed.notify_all()
 
@@ -85,10 +88,17 @@ class Loop:
         self._scheduler.abandon(EngineClosed("the engine was closed before the answer ended"))
 
     def _may_step(self) -> bool:
-        """Wait until there is something to do and nobody has borrowed the model; return False at the end."""
+        """Wait until there is something to do and it is a round's turn; return False at the end."""
         with self._changed:
-            if self._scheduler.idle() or self._borrowers:
+            if not self._has_turn():
                 release_helpers()  # the borrower, or another engine, computes meanwhile
-            self._changed.wait_for(lambda: self._closed or not (self._scheduler.idle() or self._borrowers))
-            self._stepping = not self._closed
+            self._changed.wait_for(lambda: self._closed or self._has_turn())
+            self._stepping, self._owed = not self._closed, False
             return self._stepping
+
+    def _has_turn(self) -> bool:
+        return self._must_step() if self._borrowers else not self._scheduler.idle()
+
+    def _must_step(self) -> bool:
+        """Whether the next borrower has to wait for a round."""
+        return self._owed and not self._borrowed and not self._scheduler.idle()

@@ -90,7 +90,7 @@ def _part(part: Any, number: int, load: Callable[[ImageLike, str], Any]) -> dict
     if kind == "text" and isinstance(part.get("text"), str):
         return {"type": "text", "text": part["text"]}
     if kind == "image":
-        image = part.get("image", part.get("path", part.get("url")))
+        image = _image(part)
         return {"type": "image", "image": None if image is None else load(image, f"message {number}")}
     raise ValueError(
         f'message {number}: expected parts {{"type": "text", "text": ...}} or {{"type": "image", "image": ...}}, '
@@ -102,4 +102,9 @@ def _waits(message: Mapping[str, Any]) -> int:
     content = message["content"]
     parts = [] if isinstance(content, str) else content
     images = [part for part in parts if isinstance(part, Mapping) and part.get("type") == "image"]
-    return len([part for part in images if not any(part.get(key) for key in ("image", "path", "url"))])
+    return len([part for part in images if _image(part) is None])
+
+
+def _image(part: Mapping[str, Any]) -> Any:
+    """Return what an image part names, or None; a key with None, as Arrow's structs have them, counts as absent."""
+    return next((part[key] for key in ("image", "path", "url") if part.get(key) is not None), None)

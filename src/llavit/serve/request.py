@@ -17,7 +17,7 @@ import torch
 from llavit.serve.answers import Answer, FinishReason, Piece, TokenLogprob
 from llavit.serve.image_cache import TokenPath
 from llavit.serve.sampling import Choice, Sampler, Sampling
-from llavit.serve.text import TextPieces
+from llavit.serve.text import TextPieces, token_texts
 
 
 @dataclass
@@ -235,11 +235,9 @@ class Request:
         self._given = len(tokens)
 
     def _named(self, choice: Choice, logprob: float) -> TokenLogprob:
-        def name(token: int) -> str:
-            return self._tokenizer.decode([token])
-
-        top = tuple((name(token), token, value) for token, value in choice.top)
-        return TokenLogprob(name(choice.token), choice.token, logprob, top)
+        name, *names = token_texts(self._tokenizer, [choice.token, *(token for token, _ in choice.top)])
+        top = tuple((text, token, value) for text, (token, value) in zip(names, choice.top, strict=True))
+        return TokenLogprob(name, choice.token, logprob, top)
 
 
 def _nothing() -> None:

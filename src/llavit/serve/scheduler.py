@@ -4,7 +4,7 @@ Each round lets new requests in, up to a budget of tokens, so that nobody who ru
 of every running request. A request gives its place up the moment it ends: the last row moves there, so that running
 requests always have the first rows of the slots.
 
-    round:  prefill some, prefill some, ... (up to `PREFILL_BUDGET` tokens)  ->  one decode step for all
+    round:  prefill some, prefill some, ... (until `PREFILL_BUDGET` tokens)  ->  one decode step for all
 
 Only the engine's thread comes here, with the exception of what its docstring calls thread-safe.
 """
@@ -25,7 +25,7 @@ from llavit.serve.runner import Runner
 from llavit.serve.sampling import Choice, choose_tokens
 
 PREFILL_BUDGET = 512
-"""Tokens of prompts that are run between two decode steps; a longer prompt runs at once, alone."""
+"""Between two decode steps prompts are run until they have so many tokens, the last one whole, however long it is."""
 
 MOST_PADDED = 1.25
 """Prompts run together as long as filling the shorter ones up takes no more tokens than this many times theirs."""
@@ -250,7 +250,7 @@ class Scheduler:
             logits = self.runner.decode([row.pending for row in rows], [row.filled for row in rows])
             choices = choose_tokens(logits, [row.sampler for row in rows], self.suppressed)
         except Exception as error:  # of no row in particular, such as a lack of memory
-            for row in list(rows):
+            for row in rows[::-1]:
                 self._fail(row, error)
             return
         self._count["steps"] += 1
@@ -268,7 +268,7 @@ class Scheduler:
                 end = error
             if end:
                 ended.append((row, end))
-        for row, end in ended:
+        for row, end in reversed(ended):  # the highest first: see `_leave`
             if isinstance(end, Exception):
                 self._fail(row, end)
             else:
@@ -299,7 +299,7 @@ class Scheduler:
         self.cache.put(request.prompt.path, end, lambda start, end: read(request.slot, start, end))
 
     def _leave(self, request: Request) -> None:
-        """Give a row up to the last one."""
+        """Give a row up to the last one, which is copied there: of rows that failed the highest must leave first."""
         last = self.running.pop()
         if last is not request:
             self.runner.slots.move(last.slot, request.slot, last.filled)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 _PARTIAL = "\ufffd"
@@ -78,6 +78,28 @@ class TextPieces:
         keep = max(_overlap(text, stop) for stop in self._stop)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
+
+
+def token_texts(tokenizer: Any, tokens: Iterable[int]) -> list[str]:
+    """Return the text of each of some tokens as it is within a text.
+
+    At the beginning of a text SentencePiece's decoders drop a space, so each is decoded behind the end-of-text token.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        tokens: ids; one that is part of a character gives the replacement character.
+
+    Example:
+        >>> class Words:
+        ...     eos_token_id = 0
+        ...     def decode(self, ids):
+        ...         return "".join(["</s>", " a", " cat", "s"][i] for i in ids).removeprefix(" ")
+        >>> token_texts(Words(), [1, 2, 3])
+        [' a', ' cat', 's']
+    """
+    before = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    known = len(tokenizer.decode(before))
+    return [tokenizer.decode([*before, token])[known:] for token in tokens]
 
 
 def _overlap(text: str, stop: str) -> int:

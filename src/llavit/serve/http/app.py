@@ -15,8 +15,8 @@ from starlette.types import Receive, Scope, Send
 from llavit.serve.engine import Engine
 from llavit.serve.hosts import HostCheck
 from llavit.serve.http.access import AccessLog
-from llavit.serve.http.completions import Completions, draining
-from llavit.serve.http.errors import ApiError, install_error_handlers
+from llavit.serve.http.completions import Completions
+from llavit.serve.http.errors import ApiError, draining, install_error_handlers
 from llavit.serve.http.images import ImageLoader
 from llavit.serve.http.limits import CHAT, Body, BodyLimits, KeyCheck, answer_early
 from llavit.serve.http.metrics import CONTENT_TYPE, Metrics

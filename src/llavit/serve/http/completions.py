@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 from jinja2 import TemplateError
@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from llavit.serve.answers import Answer, EngineBusy, EngineClosed, Piece, TokenLogprob
 from llavit.serve.engine import Engine
-from llavit.serve.http.errors import ApiError, failure, invalid_request, retry_after
+from llavit.serve.http.errors import ApiError, as_api_error, draining, invalid_request, retry_after
 from llavit.serve.http.images import ImageLoader
 from llavit.serve.http.metrics import Metrics
 from llavit.serve.http.responses import chunk, completion, finish_reason, logprobs_body, usage_chunk
@@ -29,7 +29,8 @@ from llavit.serve.request import Stream
 from llavit.serve.sampling import Sampling
 
 PREPARING = 4
-"""Requests whose bodies are parsed and images decoded at the same time: bounds what decoded pictures take."""
+"""Requests whose bodies are parsed and images decoded at the same time: bounds what decoded pictures take. As many hold
+images that were not in their bodies, from files and downloads, and wait for that."""
 
 UNREAD = 30.0
 """Seconds that a client has to read the rest of an answer that has ended."""
@@ -60,6 +61,7 @@ class Completions:
     ):
         self.engine, self.settings, self.metrics = engine, settings, metrics
         self.images = images or ImageLoader(settings)
+        self._places = asyncio.Semaphore(PREPARING)
         self._preparing = ThreadPoolExecutor(PREPARING, "llavit-prepare")
         self._reading = ThreadPoolExecutor(settings.max_requests, "llavit-read")
 
@@ -75,12 +77,12 @@ class Completions:
             ApiError: the request cannot be answered; says what to change.
         """
         asked = await self._in_thread(self._parse, body)
-        files: list[tuple[str, str]] = []
+        urls: list[tuple[str, str]] = []
         for number, message in enumerate(asked.messages):
             for place, part in enumerate(message.content):
                 if isinstance(part, ImagePart):
                     param = f"messages[{number}].content[{place}].image_url.url"
-                    if len(files) == self.settings.max_images:
+                    if len(urls) == self.settings.max_images:
                         raise ApiError(
                             400,
                             f"{param}: more images than {self.settings.max_images} in one request; send fewer "
@@ -88,9 +90,11 @@ class Completions:
                             param=param,
                             code="too_many_images",
                         )
-                    files.append((part.image_url.url, param))
-        data = [(await self.images.read(url, param), param) for url, param in files]
-        stream = await self._in_thread(self._submit, asked, data)
+                    urls.append((part.image_url.url, param))
+        elsewhere = any(url[:5].lower() != "data:" for url, _ in urls)
+        async with self._places if elsewhere else nullcontext():  # bodies have a bound of their own
+            files = await self.images.read_all(urls)
+            stream = await self._in_thread(self._submit, asked, files)
         return ChatResponse(self, asked.model_copy(update={"messages": []}), stream)  # its images are large
 
     async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -191,8 +195,12 @@ class Completions:
             code = "context_length_exceeded" if long else "invalid_value"
             raise ApiError(400, str(error), param="messages" if long else None, code=code) from None
 
-    async def pieces(self, stream: Stream) -> AsyncIterator[Piece]:
+    async def pieces(self, stream: Stream, ended: asyncio.Event) -> AsyncIterator[Piece]:
         """Give the pieces of an answer as they come; who stops reading cancels the answer.
+
+        Args:
+            stream: the answer.
+            ended: set when it has ended, however many pieces have not been taken yet.
 
         Raises:
             Exception: what went wrong in the engine.
@@ -209,6 +217,7 @@ class Completions:
                 end = error
             with suppress(RuntimeError):  # the loop is closed: nobody reads
                 loop.call_soon_threadsafe(queue.put_nowait, end)
+                loop.call_soon_threadsafe(ended.set)
 
         self._reading.submit(pump)
         try:
@@ -232,6 +241,7 @@ class ChatResponse(Response):
         self._completions = completions
         self._asked = asked
         self._stream = stream
+        self._answered = asyncio.Event()
         self._head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -244,25 +254,29 @@ class ChatResponse(Response):
             (self._chunks if self._asked.stream else self._whole)(scope, receive, send)
         )
         watching = asyncio.ensure_future(_gone(receive))
+        waiting = asyncio.ensure_future(self._too_late())
         try:
-            await asyncio.wait(
-                {making, watching},
-                timeout=self._completions.settings.timeout + UNREAD,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            await asyncio.wait({making, watching, waiting}, return_when=asyncio.FIRST_COMPLETED)
             if not making.done():
                 scope["llavit.gone"] = True
         finally:
             self._stream.cancel()  # changes nothing when the answer has ended
-            for task in (making, watching):
+            for task in (making, watching, waiting):
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
 
+    async def _too_late(self) -> None:
+        """Wait for the end of the answer, or of its time, and then as long as a client has to read the rest."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._completions.settings.timeout):
+                await self._answered.wait()
+        await asyncio.sleep(UNREAD)
+
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         response: Response
         try:
-            async for _ in self._completions.pieces(self._stream):
+            async for _ in self._completions.pieces(self._stream, self._answered):
                 pass
             answer = self._ended(scope)
             body = completion(self._head, answer, bool(self._asked.logprobs))
@@ -292,7 +306,7 @@ class ChatResponse(Response):
         head = {**self._head, "usage": None} if wants_counts else self._head
         waiting: tuple[TokenLogprob, ...] = ()
         try:
-            async for piece in self._completions.pieces(self._stream):
+            async for piece in self._completions.pieces(self._stream, self._answered):
                 if not started:
                     await event(chunk(head, {"role": "assistant", "content": "", "refusal": None}))
                 waiting += piece.logprobs
@@ -368,18 +382,6 @@ def sampling(asked: ChatRequest, most: int) -> Sampling:
         logprobs=bool(asked.logprobs),
         top_logprobs=asked.top_logprobs or 0,
     )
-
-
-def draining() -> ApiError:
-    """Return the error of a server that takes nothing new."""
-    return ApiError(503, "the server is shutting down", code="shutting_down", headers=retry_after(10))
-
-
-def as_api_error(error: Exception) -> ApiError:
-    """Return what a client is told of an error of the engine."""
-    if isinstance(error, ApiError):
-        return error
-    return draining() if isinstance(error, EngineClosed) else failure(error)
 
 
 async def _gone(receive: Receive) -> None:

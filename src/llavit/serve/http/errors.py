@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
+from llavit.serve.answers import EngineClosed
 from llavit.serve.http.schema import NOT_HERE
 
 _WORDS = re.compile(
@@ -226,3 +227,15 @@ def failure(error: BaseException) -> ApiError:
     return ApiError(
         500, f"the server failed: {type(error).__name__}; its log says more", code="internal_error"
     )
+
+
+def draining() -> ApiError:
+    """Return the error of a server that takes nothing new."""
+    return ApiError(503, "the server is shutting down", code="shutting_down", headers=retry_after(10))
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """Return what a client is told of an error of the engine."""
+    if isinstance(error, ApiError):
+        return error
+    return draining() if isinstance(error, EngineClosed) else failure(error)

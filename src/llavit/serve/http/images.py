@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import io
@@ -35,8 +36,8 @@ class ImageLoader:
 
     Example:
         loader = ImageLoader(Settings())
-        data = await loader.read("data:image/png;base64,...", "messages[0].content[0].image_url.url")
-        pictures = loader.decode([(data, "messages[0].content[0].image_url.url")], engine.pictures)
+        urls = [("data:image/png;base64,...", "messages[0].content[0].image_url.url")]
+        pictures = loader.decode(await loader.read_all(urls), engine.pictures)
     """
 
     def __init__(self, settings: Settings, fetcher: Fetcher | None = None):
@@ -44,6 +45,24 @@ class ImageLoader:
         self.fetcher = fetcher or Fetcher(
             settings.image_hosts, settings.max_image_bytes, settings.read_timeout
         )
+
+    async def read_all(self, urls: Sequence[tuple[str, str]]) -> list[tuple[bytes, str]]:
+        """Return the bytes of a request's images, each with its place; all are read at the same time.
+
+        Args:
+            urls: of each, and where in the request it stands; one that comes again is read once.
+
+        Raises:
+            ApiError: see `read`; of several, that of the first image.
+        """
+        first = dict(reversed(urls))  # where each URL stands first
+        reading = {url: asyncio.ensure_future(self.read(url, param)) for url, param in first.items()}
+        try:
+            return [(await reading[url], param) for url, param in urls]
+        finally:
+            for task in reading.values():
+                task.cancel()
+            await asyncio.gather(*reading.values(), return_exceptions=True)
 
     async def read(self, url: str, param: str) -> bytes:
         """Return the bytes of an image file.
