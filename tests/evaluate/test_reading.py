@@ -89,6 +89,57 @@ def test_what_chooses_nothing_or_two_things_is_not_answered(text):
     assert read_letter(text, ANIMALS) is None
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Answer: A or B",
+        "Answer: A/B",
+        "Answer: A, B, C, D",
+        "Answer: (A) or (B)",
+        "Answer: **A**, **B**",
+        "Answer: A) and B)",
+        "Answer: A. or B.",
+        "Answer: A and/or B",
+        "Answer: A, or B",
+        "Answer: A & B",
+        "Answer: a or b",
+        "Answer: b, a",
+        "The answer is B or A",
+        "Option A and C",
+        "Answer: B or A because both purr",
+    ],
+)
+def test_letters_listed_behind_a_stated_one_make_it_ambiguous(text):
+    assert read_letter(text, ANIMALS) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("Answer: A, because it barks", "A"),
+        ("Answer: A, a dog", "A"),
+        ("Answer: A, A dog", "A"),
+        ("Answer: B and that is why", "B"),
+        ("Answer: B, and a fine one", "B"),
+        ("Answer: B, a Siamese cat", "B"),
+        ("Answer: B, A Cat", "B"),
+        ("Answer: B, a 2-year-old", "B"),
+        ("Answer: B, I believe", "B"),
+        ("Answer: B, i think", "B"),
+        ("Answer: B, I'm sure", "B"),
+        ("Answer: B, e.g. a cat", "B"),
+        ("Answer: B, i.e. the cat", "B"),
+        ("Answer: B, D's neighbour", "B"),
+        ("Answer: B, but it is hard to see", "B"),
+        ("Answer: B or so it seems", "B"),
+        ("Answer: B, B", "B"),
+        ("Answer: B, (B) cat", "B"),
+    ],
+)
+def test_words_behind_a_stated_letter_are_no_further_letters(text, letter):
+    assert read_letter(text, ANIMALS) == letter
+
+
 def test_an_option_that_holds_another_is_told_from_it():
     options = ("car", "red car", "car park", "tree")
     assert read_letter("It shows a red car.", options) == "B"

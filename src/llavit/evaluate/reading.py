@@ -14,6 +14,9 @@ _STATED = re.compile(
     r"\b(?:answer|option|choice|letter)\b(?:\s+(?:is|would be|should be))?\s*[:=]?\s*[*_`\"'(\[]*([a-jA-J])(?![\w'])",
     re.I,
 )
+_LISTED = re.compile(  # behind a stated letter; "A" before a name or a number is the article, "i" the pronoun
+    r"[*_`\"')\].]*(?:\s*(?:[,/&]|\b(?i:or|and)\b))+\s*[*_`\"'(\[]*([A-Ja-hj])(?![\w']|\.\w|(?<=[Aa]) [A-Z\d])"
+)
 _HEAD = re.compile(r"^[\s*_`\"'(\[]*([A-Ja-j])\s*[*_`\"']*[).:\]]")
 _ALONE = re.compile(r"(?<![\w'])([A-J])(?![\w'])")
 _NEGATION = re.compile(r"\b(?:not|no|neither|none|never)\b|n't\b", re.I)
@@ -29,7 +32,8 @@ def read_letter(text: str, options: Sequence[str]) -> str | None:
     The first of these rules that applies decides:
 
     1. the whole answer is one letter, whatever stands around it: `B`, `b.`, `(B)`, `**B**`;
-    2. it states a letter: `Answer: B`, `the correct option is (B)`; two different ones are ambiguous;
+    2. it states a letter: `Answer: B`, `the correct option is (B)`; two different ones are ambiguous, as in
+       `Answer: A or B`, `Answer: A, B`;
     3. it begins with a letter and a mark: `B. cat`, `(B) cat`, `B: because ...`;
     4. it is the text of one option, normalised: `A cat.`;
     5. capital letters stand alone in it (`I think B`; not the article in `A cat`), or the texts of options do (`It is a
@@ -57,8 +61,7 @@ def read_letter(text: str, options: Sequence[str]) -> str | None:
     if len(bare) == 1 and bare.isalpha():
         return bare.upper() if bare.upper() in letters else None
     named = _named(text, options)
-    stated = {found[1].upper() for found in _STATED.finditer(text) if not _article_at(text, found, letters)}
-    if stated:
+    if stated := _stated(text, letters):
         return _only(stated, named, letters)
     if head := _HEAD.match(text):
         others = {found.upper() for found in re.findall(r"(?<![\w'])([A-J])\s*[).:\]]", text)}
@@ -124,6 +127,17 @@ def number_of(answer: str) -> float | None:
     bare = re.sub(r"[\s$€£¥%]", "", answer).rstrip(".")
     whole = _NUMBER.fullmatch(bare) is not None or normalise(bare).isdecimal()
     return read_number(answer) if whole else None
+
+
+def _stated(text: str, letters: str) -> set[str]:
+    """Letters that an answer states, with those that follow behind commas, slashes, "or" and "and"."""
+    stated = set()
+    for first in _STATED.finditer(text):
+        found: re.Match[str] | None = first
+        while found and not _article_at(text, found, letters):
+            stated.add(found[1].upper())
+            found = _LISTED.match(text, found.end(1))
+    return stated
 
 
 def _named(text: str, options: Sequence[str]) -> set[str]:
