@@ -214,7 +214,40 @@ def test_yes_and_no_are_read_and_nothing_else(text, word):
         ("many", None),
         ("Q3", None),
         ("one two", None),
+        ("two cats", 2),
+        ("there is one", 1),
+        ("The number of dozing cats is six", 6),
+        ("minus 5", -5),
+        ("negative $5", -5),
+        ("1e3", 1000),
+        ("-2.5E-3 m", -0.0025),
+        ("1,250e2", 125000),
+        ("5 euros", 5),
+        ("5e", 5),
+        ("²", None),
     ],
 )
 def test_the_one_number_is_read(text, number):
     assert read_number(text) == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "twenty-one",
+        "thirty two",
+        "Forty-Five.",
+        "one hundred",
+        "a hundred and five",
+        "two thousand",
+        "three million",
+        "minus five",
+        "negative ten",
+        "two and a half",
+        "two dozen",
+        "eleven or ten",
+        "nineteen",
+    ],
+)
+def test_a_number_in_words_beyond_ten_or_below_zero_is_not_read_as_another(text):
+    assert read_number(text) is None

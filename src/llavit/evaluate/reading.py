@@ -21,9 +21,15 @@ _HEAD = re.compile(r"^[\s*_`\"'(\[]*([A-Ja-j])\s*[*_`\"']*[).:\]]")
 _ALONE = re.compile(r"(?<![\w'])([A-J])(?![\w'])")
 _NEGATION = re.compile(r"\b(?:not|no|neither|none|never)\b|n't\b", re.I)
 _YES_NO_STATED = re.compile(r"\banswer\b(?:\s+is)?\s*[:=]?\s*[*_`\"'(]*(yes|no)\b(?!\s*(?:/|or\b))", re.I)
-_NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\w.])[-+−]?\.\d+")
+_NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+−]?\d+)?")
 
 _MONEY = re.compile(r"(?<=[-+−])\s*[$€£¥]")  # between a sign and its number
+_MINUS = re.compile(r"\b(?:minus|negative)\s+(?=[$€£¥]?\.?\d)", re.I)
+_SPELLED = re.compile(  # words that change the number beside them: "twenty-one", "one hundred", "minus five"
+    r"\b(?:minus|negative|half|dozen|hundred|thousand|million|billion|trillion|eleven|twelve"
+    r"|(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty)\b",
+    re.I,
+)
 
 
 def read_letter(text: str, options: Sequence[str]) -> str | None:
@@ -103,15 +109,16 @@ def read_yes_no(text: str) -> str | None:
 def read_number(text: str) -> float | None:
     """Read the one number in an answer, in digits or as a word up to ten; thousands may have commas.
 
-    Signs of percent and money and units are left aside. None where there is no number, or more than one.
+    Signs of percent and money and units are left aside. None where there is no number, or more than one, and where
+    words beyond ten, a minus or a fraction go with one in words.
 
     Example:
-        >>> [read_number(text) for text in ("1,250", "about 12.5 %", "Three.", "-$4", "3 to 5", "none")]
-        [1250.0, 12.5, 3.0, -4.0, None, None]
+        >>> [read_number(text) for text in ("1,250", "about 12.5 %", "Three.", "-$4", "1e3", "3 to 5", "twenty-one")]
+        [1250.0, 12.5, 3.0, -4.0, 1000.0, None, None]
     """
-    found = _NUMBER.findall(_MONEY.sub("", text))
-    if not found:
-        found = [word for word in normalise(text).split() if word.isdigit()]
+    found = _NUMBER.findall(_MONEY.sub("", _MINUS.sub("-", text)))
+    if not found and not _SPELLED.search(text):
+        found = [word for word in normalise(text).split() if word.isdecimal()]
     if len(found) != 1:
         return None
     return float(found[0].replace(",", "").replace("−", "-"))
