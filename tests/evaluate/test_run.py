@@ -15,6 +15,7 @@ from llavit.evaluate.asking import Answer
 from llavit.evaluate.baselines import majority_texts, shuffled_pictures
 from llavit.evaluate.bench import BenchTask
 from llavit.evaluate.items import Item
+from llavit.evaluate.judge import judge
 from llavit.evaluate.result import task_result, totals, without_predictions
 from llavit.evaluate.run import BASELINES, run_tasks
 from tests.evaluate.small_bench import save_bench
@@ -324,11 +325,28 @@ def test_shuffled_pictures_are_those_of_others_dealt_the_same_each_time(bench):
         shuffled_pictures(load_task(bench / "turned").first(1))
 
 
-def test_no_constant_answer_beats_the_majority(bench):
+def test_the_majority_is_the_most_frequent_answer(bench):
     task = load_task(bench / "short")
     assert majority_texts(task) == ["red"] * 8
     pairs = load_task(bench / "pairs")
     assert set(majority_texts(pairs)) == {"yes"}
+
+
+@pytest.mark.parametrize(
+    ("metric", "answers", "accepted", "most", "better"),
+    [("relaxed", "7 7 100 101 102", (), "7", "101"), ("exact", "x x a b c", ("red",), "x", "red")],
+)
+def test_a_tolerance_or_accepted_answers_can_make_another_constant_right_more_often(
+    metric, answers, accepted, most, better
+):
+    """What the majority baseline does not promise."""
+    items = tuple(
+        Item(str(number), None, "?", answer, "t", accepted=() if answer == most else accepted)
+        for number, answer in enumerate(answers.split())
+    )
+    task = BenchTask("t@1", "t", "general", metric, items=items)
+    right = [sum(mark.score for mark in judge(task, texts)) for texts in (majority_texts(task), [better] * 5)]
+    assert majority_texts(task) == [most] * 5 and right == [2, 3]
 
 
 def test_the_revision_is_that_of_our_own_checkout(tmp_path, monkeypatch):
