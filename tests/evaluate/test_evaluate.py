@@ -49,7 +49,7 @@ def test_scores_are_by_task_and_overall(tmp_path):
         scores_by_task(four, ["red"])
 
 
-def test_no_constant_answer_beats_the_majority_baseline(tmp_path):
+def test_no_constant_answer_beats_the_majority_baseline_where_each_item_has_one_right_answer(tmp_path):
     four = items(tmp_path)
     best = accuracy(four, majority_answers(four))
     for word in ("red", "blue", "3"):

@@ -89,6 +89,57 @@ def test_what_chooses_nothing_or_two_things_is_not_answered(text):
     assert read_letter(text, ANIMALS) is None
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Answer: A or B",
+        "Answer: A/B",
+        "Answer: A, B, C, D",
+        "Answer: (A) or (B)",
+        "Answer: **A**, **B**",
+        "Answer: A) and B)",
+        "Answer: A. or B.",
+        "Answer: A and/or B",
+        "Answer: A, or B",
+        "Answer: A & B",
+        "Answer: a or b",
+        "Answer: b, a",
+        "The answer is B or A",
+        "Option A and C",
+        "Answer: B or A because both purr",
+    ],
+)
+def test_letters_listed_behind_a_stated_one_make_it_ambiguous(text):
+    assert read_letter(text, ANIMALS) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("Answer: A, because it barks", "A"),
+        ("Answer: A, a dog", "A"),
+        ("Answer: A, A dog", "A"),
+        ("Answer: B and that is why", "B"),
+        ("Answer: B, and a fine one", "B"),
+        ("Answer: B, a Siamese cat", "B"),
+        ("Answer: B, A Cat", "B"),
+        ("Answer: B, a 2-year-old", "B"),
+        ("Answer: B, I believe", "B"),
+        ("Answer: B, i think", "B"),
+        ("Answer: B, I'm sure", "B"),
+        ("Answer: B, e.g. a cat", "B"),
+        ("Answer: B, i.e. the cat", "B"),
+        ("Answer: B, D's neighbour", "B"),
+        ("Answer: B, but it is hard to see", "B"),
+        ("Answer: B or so it seems", "B"),
+        ("Answer: B, B", "B"),
+        ("Answer: B, (B) cat", "B"),
+    ],
+)
+def test_words_behind_a_stated_letter_are_no_further_letters(text, letter):
+    assert read_letter(text, ANIMALS) == letter
+
+
 def test_an_option_that_holds_another_is_told_from_it():
     options = ("car", "red car", "car park", "tree")
     assert read_letter("It shows a red car.", options) == "B"
@@ -163,7 +214,40 @@ def test_yes_and_no_are_read_and_nothing_else(text, word):
         ("many", None),
         ("Q3", None),
         ("one two", None),
+        ("two cats", 2),
+        ("there is one", 1),
+        ("The number of dozing cats is six", 6),
+        ("minus 5", -5),
+        ("negative $5", -5),
+        ("1e3", 1000),
+        ("-2.5E-3 m", -0.0025),
+        ("1,250e2", 125000),
+        ("5 euros", 5),
+        ("5e", 5),
+        ("²", None),
     ],
 )
 def test_the_one_number_is_read(text, number):
     assert read_number(text) == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "twenty-one",
+        "thirty two",
+        "Forty-Five.",
+        "one hundred",
+        "a hundred and five",
+        "two thousand",
+        "three million",
+        "minus five",
+        "negative ten",
+        "two and a half",
+        "two dozen",
+        "eleven or ten",
+        "nineteen",
+    ],
+)
+def test_a_number_in_words_beyond_ten_or_below_zero_is_not_read_as_another(text):
+    assert read_number(text) is None

@@ -1,7 +1,9 @@
 """A whole run: its numbers, what it states, going on with it, and refusing to go on with another one."""
 
+import errno
 import json
 import subprocess
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from llavit.evaluate import evaluate, load_bench, load_task, read_result
 from llavit.evaluate.asking import Answer
 from llavit.evaluate.baselines import majority_texts, shuffled_pictures
 from llavit.evaluate.bench import BenchTask
-from llavit.evaluate.result import task_result, without_predictions
-from llavit.evaluate.run import BASELINES
+from llavit.evaluate.items import Item
+from llavit.evaluate.judge import judge
+from llavit.evaluate.result import task_result, totals, without_predictions
+from llavit.evaluate.run import BASELINES, run_tasks
 from tests.evaluate.small_bench import save_bench
 
 
@@ -203,6 +207,62 @@ def test_two_processes_with_one_file_keep_the_tasks_of_both(model, bench, tmp_pa
     )
 
 
+class Yes:
+    """Asks nobody: the answer is yes."""
+
+    def __init__(self, asked=None):
+        self.asked = asked
+
+    def generate(self, items, pictures, max_new_tokens, progress):
+        if self.asked:
+            self.asked.set()
+        return [Answer("yes")] * len(items)
+
+    def forget_pictures(self):
+        pass
+
+    def rendered(self, item):
+        return ""
+
+
+def run_by(asker, name, output):
+    """Run a task of one item without a model."""
+    task = BenchTask(f"{name}@1", name, "general", "yes_no", items=(Item("1", None, "Is it?", "yes", name),))
+    settings = {"mode": "generate", "baselines": [], "limit": None}
+    about = {"batch_size": 1, "output": output, "name": "m", "progress": None, "finished": None}
+    return run_tasks(asker, [task], settings, {}, **about)
+
+
+def test_a_task_that_is_finished_between_reading_the_file_and_writing_it_is_kept(tmp_path, monkeypatch):
+    output = tmp_path / "run.json"
+    asked = threading.Event()
+    beside = threading.Thread(target=run_by, args=(Yes(asked), "second", output))
+
+    def slow(tasks):
+        if beside.ident is None:
+            beside.start()
+            assert asked.wait(60)
+            beside.join(0.5)  # time to write, for who does not wait
+        return totals(tasks)
+
+    monkeypatch.setattr("llavit.evaluate.run.totals", slow)
+    run_by(Yes(), "first", output)
+    beside.join(60)
+    assert set(read_result(output)["tasks"]) == {"first@1", "second@1"}
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("flock")])
+def test_a_file_system_without_locks_is_warned_of_and_written_to(tmp_path, monkeypatch, caplog, error):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    for name in ("first", "second"):
+        run_by(Yes(), name, tmp_path / "run.json")
+    assert set(read_result(tmp_path / "run.json")["tasks"]) == {"first@1", "second@1"}
+    assert f"written without a lock, which other runs on it could need: {error}" in caplog.text
+
+
 def test_likelihoods_choose_among_closed_answers_and_say_where_there_are_none(model, bench):
     found = evaluate(*model, load_bench(bench, "turned,pairs,short,forms"), mode="likelihood")["tasks"]
     assert found["forms@small-1"]["mode"].startswith("generate (no closed set")
@@ -265,11 +325,28 @@ def test_shuffled_pictures_are_those_of_others_dealt_the_same_each_time(bench):
         shuffled_pictures(load_task(bench / "turned").first(1))
 
 
-def test_no_constant_answer_beats_the_majority(bench):
+def test_the_majority_is_the_most_frequent_answer(bench):
     task = load_task(bench / "short")
     assert majority_texts(task) == ["red"] * 8
     pairs = load_task(bench / "pairs")
     assert set(majority_texts(pairs)) == {"yes"}
+
+
+@pytest.mark.parametrize(
+    ("metric", "answers", "accepted", "most", "better"),
+    [("relaxed", "7 7 100 101 102", (), "7", "101"), ("exact", "x x a b c", ("red",), "x", "red")],
+)
+def test_a_tolerance_or_accepted_answers_can_make_another_constant_right_more_often(
+    metric, answers, accepted, most, better
+):
+    """What the majority baseline does not promise."""
+    items = tuple(
+        Item(str(number), None, "?", answer, "t", accepted=() if answer == most else accepted)
+        for number, answer in enumerate(answers.split())
+    )
+    task = BenchTask("t@1", "t", "general", metric, items=items)
+    right = [sum(mark.score for mark in judge(task, texts)) for texts in (majority_texts(task), [better] * 5)]
+    assert majority_texts(task) == [most] * 5 and right == [2, 3]
 
 
 def test_the_revision_is_that_of_our_own_checkout(tmp_path, monkeypatch):

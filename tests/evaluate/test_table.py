@@ -10,7 +10,7 @@ from PIL import Image
 
 from llavit.evaluate import evaluate, load_bench, load_task
 from llavit.evaluate.chart import html_page, save_chart
-from llavit.evaluate.result import read_result, without_predictions, write_result
+from llavit.evaluate.result import read_result, totals, without_predictions, write_result
 from llavit.evaluate.table import markdown, rows, titles
 from llavit.evaluate.task_page import task_page
 from tests.evaluate.small_bench import save_bench
@@ -109,8 +109,38 @@ def test_a_cut_run_says_so(results):
 
 
 def test_a_mean_over_some_families_only_says_so(results):
-    assert "m4: the mean is over general only." in markdown(results)
-    assert "m3: the mean is over" not in markdown(results)
+    assert "m4: the mean is over general only." in markdown(results[1:])
+    assert "m3: the mean is over" not in markdown(results[:1])
+
+
+def test_means_over_other_tasks_do_not_stand_beside_each_other(results):
+    first, second = results
+    by_name = {row.name: row for row in rows(results)}
+    assert (
+        by_name["general"].cells[1, "model"].score == second["families"]["general"]["score"]
+    )  # it has all of them
+    assert (1, "model") not in by_name["mean"].cells
+    assert by_name["mean"].cells[0, "model"].score == first["mean"]["score"]
+    lack = (
+        "m4 lacks forms@small-1, numbers@small-1, pairs@small-1: its means that these belong to are left out"
+    )
+    assert lack in markdown(results) and "m4: the mean is over" not in markdown(results)
+    assert "m3 lacks" not in markdown(results) and "lacks" not in markdown([second, second])
+
+
+def test_two_runs_that_each_lack_a_task_of_a_family_have_no_mean_of_it(results):
+    def only(*names):
+        tasks = {key: task for key, task in results[0]["tasks"].items() if key.split("@")[0] in names}
+        return {**results[0], "name": names[0], "tasks": tasks, **totals(tasks)}
+
+    apart = [only("short", "pairs"), only("turned", "pairs")]
+    by_name = {row.name: row for row in rows(apart)}
+    assert not by_name["general"].cells and not by_name["mean"].cells
+    assert len(by_name["vision_centric"].cells) == 2 * 4  # the model and its baselines
+    assert "short lacks turned@small-1:" in markdown(apart) and "turned lacks short@small-1:" in markdown(
+        apart
+    )
+    assert html_page(apart).count("lacks") == 2  # with bars left out of the picture
 
 
 def test_the_page_is_one_file_with_table_and_picture(results):

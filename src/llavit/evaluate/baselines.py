@@ -21,8 +21,9 @@ _TRIES = 1_000
 def majority_texts(task: BenchTask) -> list[str]:
     """Return the most frequent answer among a task's own items, to each of its items.
 
-    No constant answer has more right items, so this is the strictest majority baseline. Of equally frequent ones it
-    is the first.
+    Where each item has one right answer (`choice`, `yes_no`, `exact`), no constant answer has more right items. With
+    accepted answers, the tolerance of `relaxed`, the shares of `anls` and `caption`, or groups, another one may score
+    higher. Of equally frequent ones it is the first.
 
     Example:
         >>> from llavit.evaluate.items import Item

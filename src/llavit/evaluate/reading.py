@@ -14,13 +14,22 @@ _STATED = re.compile(
     r"\b(?:answer|option|choice|letter)\b(?:\s+(?:is|would be|should be))?\s*[:=]?\s*[*_`\"'(\[]*([a-jA-J])(?![\w'])",
     re.I,
 )
+_LISTED = re.compile(  # behind a stated letter; "A" before a name or a number is the article, "i" the pronoun
+    r"[*_`\"')\].]*(?:\s*(?:[,/&]|\b(?i:or|and)\b))+\s*[*_`\"'(\[]*([A-Ja-hj])(?![\w']|\.\w|(?<=[Aa]) [A-Z\d])"
+)
 _HEAD = re.compile(r"^[\s*_`\"'(\[]*([A-Ja-j])\s*[*_`\"']*[).:\]]")
 _ALONE = re.compile(r"(?<![\w'])([A-J])(?![\w'])")
 _NEGATION = re.compile(r"\b(?:not|no|neither|none|never)\b|n't\b", re.I)
 _YES_NO_STATED = re.compile(r"\banswer\b(?:\s+is)?\s*[:=]?\s*[*_`\"'(]*(yes|no)\b(?!\s*(?:/|or\b))", re.I)
-_NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\w.])[-+−]?\.\d+")
+_NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+−]?\d+)?")
 
 _MONEY = re.compile(r"(?<=[-+−])\s*[$€£¥]")  # between a sign and its number
+_MINUS = re.compile(r"\b(?:minus|negative)\s+(?=[$€£¥]?\.?\d)", re.I)
+_SPELLED = re.compile(  # words that change the number beside them: "twenty-one", "one hundred", "minus five"
+    r"\b(?:minus|negative|half|dozen|hundred|thousand|million|billion|trillion|eleven|twelve"
+    r"|(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty)\b",
+    re.I,
+)
 
 
 def read_letter(text: str, options: Sequence[str]) -> str | None:
@@ -29,7 +38,8 @@ def read_letter(text: str, options: Sequence[str]) -> str | None:
     The first of these rules that applies decides:
 
     1. the whole answer is one letter, whatever stands around it: `B`, `b.`, `(B)`, `**B**`;
-    2. it states a letter: `Answer: B`, `the correct option is (B)`; two different ones are ambiguous;
+    2. it states a letter: `Answer: B`, `the correct option is (B)`; two different ones are ambiguous, as in
+       `Answer: A or B`, `Answer: A, B`;
     3. it begins with a letter and a mark: `B. cat`, `(B) cat`, `B: because ...`;
     4. it is the text of one option, normalised: `A cat.`;
     5. capital letters stand alone in it (`I think B`; not the article in `A cat`), or the texts of options do (`It is a
@@ -57,8 +67,7 @@ def read_letter(text: str, options: Sequence[str]) -> str | None:
     if len(bare) == 1 and bare.isalpha():
         return bare.upper() if bare.upper() in letters else None
     named = _named(text, options)
-    stated = {found[1].upper() for found in _STATED.finditer(text) if not _article_at(text, found, letters)}
-    if stated:
+    if stated := _stated(text, letters):
         return _only(stated, named, letters)
     if head := _HEAD.match(text):
         others = {found.upper() for found in re.findall(r"(?<![\w'])([A-J])\s*[).:\]]", text)}
@@ -100,15 +109,16 @@ def read_yes_no(text: str) -> str | None:
 def read_number(text: str) -> float | None:
     """Read the one number in an answer, in digits or as a word up to ten; thousands may have commas.
 
-    Signs of percent and money and units are left aside. None where there is no number, or more than one.
+    Signs of percent and money and units are left aside. None where there is no number, or more than one, and where
+    words beyond ten, a minus or a fraction go with one in words.
 
     Example:
-        >>> [read_number(text) for text in ("1,250", "about 12.5 %", "Three.", "-$4", "3 to 5", "none")]
-        [1250.0, 12.5, 3.0, -4.0, None, None]
+        >>> [read_number(text) for text in ("1,250", "about 12.5 %", "Three.", "-$4", "1e3", "3 to 5", "twenty-one")]
+        [1250.0, 12.5, 3.0, -4.0, 1000.0, None, None]
     """
-    found = _NUMBER.findall(_MONEY.sub("", text))
-    if not found:
-        found = [word for word in normalise(text).split() if word.isdigit()]
+    found = _NUMBER.findall(_MONEY.sub("", _MINUS.sub("-", text)))
+    if not found and not _SPELLED.search(text):
+        found = [word for word in normalise(text).split() if word.isdecimal()]
     if len(found) != 1:
         return None
     return float(found[0].replace(",", "").replace("−", "-"))
@@ -124,6 +134,17 @@ def number_of(answer: str) -> float | None:
     bare = re.sub(r"[\s$€£¥%]", "", answer).rstrip(".")
     whole = _NUMBER.fullmatch(bare) is not None or normalise(bare).isdecimal()
     return read_number(answer) if whole else None
+
+
+def _stated(text: str, letters: str) -> set[str]:
+    """Letters that an answer states, with those that follow behind commas, slashes, "or" and "and"."""
+    stated = set()
+    for first in _STATED.finditer(text):
+        found: re.Match[str] | None = first
+        while found and not _article_at(text, found, letters):
+            stated.add(found[1].upper())
+            found = _LISTED.match(text, found.end(1))
+    return stated
 
 
 def _named(text: str, options: Sequence[str]) -> set[str]:

@@ -6,9 +6,11 @@ The keys are described in README.md beside this file; `FORMAT` is raised when on
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,12 @@ from llavit.evaluate.bench import FAMILIES, BenchTask
 from llavit.evaluate.intervals import estimate, mean_estimate
 from llavit.evaluate.judge import Mark, judge, points
 
+logger = logging.getLogger(__name__)
+
 FORMAT = 1
+
+_PATIENCE = 30.0
+"""Seconds to wait for another process that is writing the same file."""
 
 Asked = Mapping[str, Sequence[Answer]]
 """Answers by what they were asked with: "model", and each baseline."""
@@ -125,6 +132,37 @@ def write_result(result: Mapping[str, Any], path: str | Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
+
+
+@contextmanager
+def one_writer(path: str | Path) -> Iterator[None]:
+    """Let processes that bring one result file up to date do so one after the other, from reading it to writing it.
+
+    Where no lock can be had, as on some file systems, this warns and goes on without.
+
+    Args:
+        path: of the result file; the lock file beside it is left there.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with one_writer(folder / "run.json"):
+        ...     [path.name for path in folder.iterdir()]
+        ['.run.json.lock']
+    """
+    from filelock import FileLock
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=_PATIENCE)
+    except (OSError, NotImplementedError) as error:
+        logger.warning("%s is written without a lock, which other runs on it could need: %s", path, error)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def without_predictions(result: Mapping[str, Any]) -> dict[str, Any]:

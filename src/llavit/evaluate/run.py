@@ -16,7 +16,15 @@ from llavit.evaluate.fingerprint import model_fingerprint
 from llavit.evaluate.items import Picture
 from llavit.evaluate.judge import require
 from llavit.evaluate.reading import LETTERS
-from llavit.evaluate.result import FORMAT, read_result, require_same, task_result, totals, write_result
+from llavit.evaluate.result import (
+    FORMAT,
+    one_writer,
+    read_result,
+    require_same,
+    task_result,
+    totals,
+    write_result,
+)
 from llavit.model.encoding import evaluating
 
 Mode = Literal["generate", "likelihood"]
@@ -169,16 +177,11 @@ def run_tasks(
             pass_seconds={key: round(value, 2) for key, value in pass_seconds.items()},
             items_per_second=round(passes * len(task.items) / seconds, 2),
         )
-        if output is not None:
-            _take_in(result, output)
-        _update(result, chosen)
-        if output is not None:
-            write_result(result, output)
+        _keep(result, chosen, output)
         if finished:
             finished(task.id, result["tasks"][task.id])
-    _update(result, chosen)
-    if output is not None and not waiting:
-        write_result(result, output)
+    if not waiting:
+        _keep(result, chosen, output)
     return result
 
 
@@ -294,6 +297,17 @@ def with_fingerprints(tasks: Sequence[BenchTask]) -> list[BenchTask]:
 
 def _of(fact: str, task: BenchTask) -> str:
     return f"{'items' if fact == 'fingerprint' else fact} of {task.id}"
+
+
+def _keep(result: dict[str, Any], chosen: Sequence[BenchTask], output: str | Path | None) -> None:
+    """Bring a result up to date, in its file too if there is one, with what other processes have finished in it."""
+    if output is None:
+        _update(result, chosen)
+        return
+    with one_writer(output):
+        _take_in(result, output)
+        _update(result, chosen)
+        write_result(result, output)
 
 
 def _take_in(result: dict[str, Any], output: str | Path) -> None:

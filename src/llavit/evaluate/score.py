@@ -53,7 +53,7 @@ def is_right(answer: str, item: Item) -> bool:
 def majority_answers(items: Sequence[Item]) -> list[str]:
     """Return for each item the most frequent answer of its task among these very items.
 
-    No constant answer can score higher, so this is the strictest majority baseline.
+    Where no item accepts a further answer, no constant answer can score higher.
     """
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for item in items:

@@ -79,7 +79,8 @@ class Row:
 def rows(results: Sequence[Result]) -> list[Row]:
     """Lay runs out in rows: the tasks of a family, its mean, and so on; then the mean of the families; then anchors.
 
-    A task that one of the runs lacks has no cell there. A task of another edition or version is another row.
+    A task that one of the runs lacks has no cell there, and neither have the means that it belongs to: they would be
+    over other tasks than those beside them. A task of another edition or version is another row.
 
     Args:
         results: of `read_result` or `evaluate`.
@@ -115,11 +116,22 @@ def rows(results: Sequence[Result]) -> list[Row]:
             cells = _cells([result["tasks"].get(key) for result in results])
             found.append(Row("task", key, family, metric, task["chance"], task["items"], cells))
         if family in FAMILIES:
-            cells = _cells([result["families"].get(family) for result in results])
+            cells = _cells(
+                [
+                    result["families"][family] if result["tasks"].keys() >= set(members) else None
+                    for result in results
+                ]
+            )
             found.append(Row("family", family, family, "", None, len(members), cells))
     if not any(row.kind == "mean" for row in found):
         found += _overall(results)
     return found
+
+
+def lacking(results: Sequence[Result]) -> list[list[str]]:
+    """Return for each run the tasks, anchors aside, that another of the runs has and it has not."""
+    every = {key for result in results for key, task in result["tasks"].items() if task["family"] in FAMILIES}
+    return [sorted(every - result["tasks"].keys()) for result in results]
 
 
 def columns(results: Sequence[Result]) -> list[tuple[int, str]]:
@@ -190,7 +202,7 @@ def notes(results: Sequence[Result]) -> list[str]:
     }
     if baselines := [text for who, text in meaning.items() if who in used]:
         said.append(f"{'; '.join(baselines)[0].upper()}{'; '.join(baselines)[1:]}.")
-    for name, result in zip(run_names(results), results, strict=True):
+    for name, result, lacks in zip(run_names(results), results, lacking(results), strict=True):
         settings, made = result["settings"], result["environment"]
         counts = {
             what: sum(task[what] for task in result["tasks"].values())
@@ -208,7 +220,12 @@ def notes(results: Sequence[Result]) -> list[str]:
             f"{made.get('transformers')}.{unfinished}"
         )
         covered = result["mean"]["families"] if result["mean"] else []
-        if covered and list(covered) != list(FAMILIES):
+        if lacks:
+            said.append(
+                f"{name} lacks {', '.join(lacks)}: its means that these belong to are left out, as they would be over "
+                "other tasks than those beside them."
+            )
+        elif covered and list(covered) != list(FAMILIES):
             said.append(f"{name}: the mean is over {', '.join(NAMES[one] for one in covered)} only.")
         cuts = [
             f"{what} seen {100 * cut['seen']:.1f}, unseen {100 * cut['unseen']:.1f} ({cut['tasks']} tasks)"
@@ -233,7 +250,10 @@ def _markdown_cell(cell: Cell | None, who: str, strong: str) -> str:
 def _overall(results: Sequence[Result]) -> Iterator[Row]:
     if any(result["mean"] for result in results):
         count = max(result["mean"]["tasks"] for result in results if result["mean"])
-        yield Row("mean", "mean", "", "", None, count, _cells([result["mean"] for result in results]))
+        means = [
+            None if lacks else result["mean"] for result, lacks in zip(results, lacking(results), strict=True)
+        ]
+        yield Row("mean", "mean", "", "", None, count, _cells(means))
 
 
 def _cells(found: Sequence[Mapping[str, Any] | None]) -> dict[tuple[int, str], Cell]:
