@@ -1,6 +1,10 @@
 """`generate` beyond one greedy answer a row."""
 
+import pytest
 import torch
+from transformers import DynamicCache
+
+from llavit.model.compat import cache_argument
 
 from .families import IMAGE, image_prompt, pixels, tiny
 
@@ -21,10 +25,38 @@ def test_each_of_several_answers_sees_its_rows_own_images():
     )
 
 
-def test_what_the_processor_encodes_can_be_generated_from():
+WAYS = [{}, {"use_cache": False}, {"prompt_lookup_num_tokens": 3}, {"num_beams": 2}]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("as_features", [False, True])
+def test_what_the_processor_encodes_can_be_generated_from(way, as_features):
     model = tiny("llama")
-    ids = torch.tensor([image_prompt([1, 5], 1, [7])])
-    options = {"pixel_values": pixels(1), "max_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
+    model.generation_config.eos_token_id = None
+    # The word before the image ends the prompt, and is said again: prompt lookup then proposes image tokens.
+    ids = torch.tensor([image_prompt([1, 29], 1, [7, 29])])
+    options = {"input_ids": ids, "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    expected = model.generate(**options, pixel_values=pixels(1), **(way if "num_beams" in way else {}))
+    images = {"pixel_values": pixels(1)}
+    if as_features:
+        images = {"image_features": model.model.encode_images(pixels(1))}
     image_ids = torch.where(ids == IMAGE, 0, -1)
-    with_ids = model.generate(input_ids=ids, image_ids=image_ids, **options)
-    assert torch.equal(with_ids, model.generate(input_ids=ids, **options))
+    assert model.generate(**options, **images, image_ids=image_ids, **way).tolist() == expected.tolist()
+
+
+def test_image_ids_of_a_whole_conversation_continue_a_cache():
+    model = tiny("llama")
+    model.generation_config.eos_token_id = None
+    model.generation_config.suppress_tokens = [IMAGE]
+    options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    first = torch.tensor([image_prompt([1, 5], 1, [7])])
+    cache = DynamicCache(config=model.config)
+    said = model.generate(input_ids=first, pixel_values=pixels(1), **cache_argument(cache), **options)
+    both = torch.cat([said, torch.tensor([image_prompt([8], 1, [9])])], 1)
+    image_ids = torch.where(both == IMAGE, 1, -1)
+    image_ids[:, : first.shape[1]] = torch.where(first == IMAGE, 0, -1)
+    expected = model.generate(input_ids=both, image_ids=image_ids, pixel_values=pixels(2), **options)
+    continued = model.generate(
+        input_ids=both, image_ids=image_ids, pixel_values=pixels(2)[1:], **cache_argument(cache), **options
+    )
+    assert continued.tolist() == expected.tolist()

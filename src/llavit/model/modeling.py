@@ -29,7 +29,7 @@ from llavit.model.documents import may_run_on_documents, run_on_documents
 from llavit.model.encoding import EncodesImages
 from llavit.model.families import family_of
 from llavit.model.loss import cross_entropy
-from llavit.model.masks import is_packed, require_block_masks, visual_attention_mask
+from llavit.model.masks import TEXT, is_packed, require_block_masks, visual_attention_mask
 from llavit.model.pretrained import LlavitPreTrainedModel
 from llavit.model.projector import LlavitProjector
 from llavit.model.reading import ReadsImages
@@ -223,6 +223,7 @@ class LlavitForConditionalGeneration(EncodesImages, LlavitPreTrainedModel, Llava
         past_key_values: Any | None = None,
         inputs_embeds: torch.Tensor | None = None,
         image_ids: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         supervised_logits_only: bool = False,
@@ -232,13 +233,14 @@ class LlavitForConditionalGeneration(EncodesImages, LlavitPreTrainedModel, Llava
         """Run the model.
 
         Args:
-            input_ids: this and what follows up to `image_ids`: as in `LlavitModel.forward`.
+            input_ids: this and what follows up to `image_features`: as in `LlavitModel.forward`.
             pixel_values: see there.
             attention_mask: see there.
             position_ids: see there.
             past_key_values: see there.
             inputs_embeds: see there.
             image_ids: see there.
+            image_features: see there.
             labels: (b, l), -100 where nothing is to be learned; gives `loss`.
             logits_to_keep: as in transformers.
             supervised_logits_only: with labels, compute logits only where there is a label, and the loss without
@@ -258,6 +260,7 @@ class LlavitForConditionalGeneration(EncodesImages, LlavitPreTrainedModel, Llava
             "position_ids": position_ids,
             "inputs_embeds": inputs_embeds,
             "image_ids": image_ids,
+            "image_features": image_features,
             **cache_argument(given_cache(past_key_values, cache)),
         }
         if labels is None or not supervised_logits_only:
@@ -278,12 +281,28 @@ class LlavitForConditionalGeneration(EncodesImages, LlavitPreTrainedModel, Llava
             **same_image_fields(outputs),
         )
 
-    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
-        """Give the inputs of a step: image ids are those of the prompt, and no business of a single new token."""
-        made = super().prepare_inputs_for_generation(*args, **kwargs)
-        tokens = made.get("input_ids")
-        if tokens is not None and tokens.shape[1] == 1:
-            made.pop("image_ids", None)
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.Tensor,
+        inputs_embeds: torch.Tensor | None = None,
+        is_first_iteration: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Give the inputs of a step: images are those of the prompt, and no business of later steps behind a cache."""
+        made = super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
+        image_ids = made.pop("image_ids", None)
+        embedded = made.get("inputs_embeds") is not None
+        whole = (inputs_embeds if embedded else input_ids).shape[1]  # type: ignore[union-attr]
+        present = made["inputs_embeds" if embedded else "input_ids"].shape[1]
+        if not is_first_iteration and kwargs.get("use_cache", True):
+            made.pop("image_features", None)
+            if present > 1:  # assisted decoding, whose proposals may have an image token among them
+                made["image_ids"] = torch.full_like(made["input_ids"], TEXT)
+        elif image_ids is not None:
+            new = max(0, whole - image_ids.shape[1])  # tokens generated or proposed: text
+            made["image_ids"] = torch.nn.functional.pad(image_ids, (0, new), value=TEXT)[:, whole - present :]
         return made
 
     def _expand_inputs_for_generation(
