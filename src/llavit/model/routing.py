@@ -129,9 +129,8 @@ class RoutedLinear(nn.Module):
 
 def _take_route(attention: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     route = kwargs.pop("visual_route", None)
-    if any(
-        isinstance(module, RoutedLinear) for module in attention.children()
-    ):  # vLLM has others in their place
+    # In vLLM, others stand in their place, and nothing is left for a graph to write down.
+    if any(isinstance(module, RoutedLinear) for module in attention.children()):
         _present.route = route
     return args, kwargs
 
