@@ -1,6 +1,8 @@
 """The conformance suite: what every LLM family must keep, over tiny random models."""
 
 import copy
+import io
+import threading
 
 import pytest
 import torch
@@ -16,7 +18,17 @@ from llavit import LlavitForConditionalGeneration, LlavitModel
 from llavit.model.compat import recompute_activations
 from llavit.model.routing import routed_linears
 
-from .families import IMAGE, LLMS, PATCHES, TOWERS, config_of, image_prompt, pixels, tiny
+from .families import (
+    IMAGE,
+    LLMS,
+    PATCHES,
+    TOWERS,
+    config_of,
+    image_prompt,
+    other_thread_within,
+    pixels,
+    tiny,
+)
 
 LLAVA = {"visual_qkv": False, "bidirectional_visual_attention": False}
 
@@ -163,6 +175,16 @@ def test_each_token_goes_through_exactly_one_projection():
     images = int((batch["input_ids"] == IMAGE).sum())
     assert set(rows["visual"]) == {images}
     assert set(rows["text"]) == {batch["input_ids"].numel() - images}
+
+
+@torch.no_grad()
+def test_each_of_two_threads_has_its_own_visual_tokens():
+    model, mine, theirs = tiny("llama"), inputs("one image"), inputs("two images")
+    expected, expected_there = model(**mine).logits, model(**theirs).logits
+    attention = model.model.language_model.layers[1].self_attn
+    outcome = other_thread_within(attention.q_proj, lambda: model(**theirs).logits)  # before k and v
+    assert torch.equal(model(**mine).logits, expected)
+    assert torch.equal(outcome[0], expected_there)
 
 
 # 4: who sees whom
@@ -374,6 +396,19 @@ def test_gradient_checkpointing_gives_the_same_loss_and_gradients(llm, reentrant
         torch.testing.assert_close(gradient, regradients[name], atol=1e-6, rtol=1e-5, msg=name)
 
 
+def test_a_backward_pass_in_another_thread_gives_the_same_gradients():
+    """As on a GPU, where layers are run again by a thread that saw nothing of the forward pass."""
+    model = tiny("llama").train()
+    recompute_activations(model, use_reentrant=False)
+    _, gradients = loss_and_gradients(model)
+    model.zero_grad()
+    thread = threading.Thread(target=model(**training_batch(), use_cache=False).loss.backward)
+    thread.start()
+    thread.join()
+    for name, gradient in gradients.items():
+        assert torch.equal(model.get_parameter(name).grad, gradient), name
+
+
 @every_llm
 def test_logits_at_labels_only_give_the_same_loss_and_gradients(llm):
     model = tiny(llm)
@@ -463,6 +498,15 @@ def test_save_and_load_round_trip_with_documented_keys(llm, tmp_path):
     base = AutoModel.from_pretrained(tmp_path)
     assert type(base) is LlavitModel
     assert torch.equal(base(**batch).last_hidden_state, model.model(**batch).last_hidden_state)
+
+
+@torch.no_grad()
+def test_a_model_is_copied_and_pickled_whole():
+    model, batch, file = tiny("llama"), inputs("one image"), io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    for again in (torch.load(file, weights_only=False), copy.deepcopy(model)):
+        assert torch.equal(again(**batch).logits, model(**batch).logits)
 
 
 @every_llm

@@ -116,11 +116,21 @@ def test_gradient_checkpointing_changes_nothing():
     assert_same(plain, loss_and_gradients(model, inputs), **SAME)
 
 
-def test_a_model_with_it_still_answers():
-    ids = torch.tensor([PROMPTS[0]])
-    given = {"input_ids": ids, "pixel_values": pixels(2), "max_new_tokens": 3, "do_sample": False}
-    plain = tiny("llama", backend="sdpa").generate(**given)
-    assert plain.tolist() == tiny("llama", backend="documents").generate(**given).tolist()
+@every_llm
+@torch.no_grad()
+def test_a_model_with_it_still_answers(llm):
+    rows = [PROMPTS[0], [0] * (len(PROMPTS[0]) - len(PROMPTS[2])) + PROMPTS[2], [1, 4, 6]]
+    padded = torch.tensor(rows[:2])
+    batch = {"input_ids": padded, "attention_mask": (padded != 0).long(), "pixel_values": pixels(3)}
+    text = {"input_ids": torch.tensor(rows[2:])}  # without a mask: causal
+    plain, model = tiny(llm, backend="eager"), tiny(llm, backend="documents")
+    options = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    for inputs in (batch, text):
+        kept = inputs["input_ids"] != 0
+        torch.testing.assert_close(model(**inputs).logits[kept], plain(**inputs).logits[kept], **SAME)
+        for way in ({}, {"cache_implementation": "static", "disable_compile": True}):
+            answers = [each.generate(**inputs, **options, **way).tolist() for each in (plain, model)]
+            assert answers[0] == answers[1], way
 
 
 def test_padding_and_packing_are_gone_from_the_row_of_tokens():

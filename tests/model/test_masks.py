@@ -5,7 +5,7 @@ import torch
 
 from llavit.model.masks import TEXT, image_ids_from_counts, visual_attention_mask
 
-from .families import IMAGE, PATCHES, config_of, image_prompt, pixels, tiny
+from .families import IMAGE, PATCHES, config_of, image_prompt, inputs_of_one_image, pixels, tiny
 
 
 def drawn(image_ids: list[int], **options) -> list[str]:
@@ -76,3 +76,25 @@ def test_a_count_of_features_that_differs_from_the_tokens_says_both():
         model(input_ids=torch.tensor([image_prompt([1])]), pixel_values=pixels(2))
     with pytest.raises(ValueError, match="image_ids: expected shape"):
         model(input_ids=torch.tensor([[1, IMAGE]]), image_ids=torch.tensor([[0]]))
+
+
+@torch.no_grad()
+def test_a_ready_made_mask_is_refused_where_it_would_make_images_causal():
+    model, batch = tiny("llama"), inputs_of_one_image()
+    length = batch["input_ids"].shape[1]
+    causal = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
+    for mask, got in (
+        (causal, rf"got \(1, 1, {length}, {length}\)"),
+        ({"full_attention": causal}, "got dict"),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"attention_mask: expected \(b, past \+ l\).*{got}.*Give the padding mask"
+        ):
+            model(**batch, attention_mask=mask)
+    text = {"input_ids": torch.tensor([[1, 5, 7]])}
+    torch.testing.assert_close(
+        model(**text, attention_mask=causal[..., :3, :3]).logits, model(**text).logits, atol=1e-5, rtol=1e-5
+    )
+    model = tiny("llama", bidirectional_visual_attention=False)
+    masked, plain = model(**batch, attention_mask=causal).logits, model(**batch).logits
+    torch.testing.assert_close(masked, plain, atol=1e-5, rtol=1e-5)

@@ -3,7 +3,7 @@
 The rest of the LLM sees one row of tokens (`documents.py`); here each document gets a row of its own, and the keys
 are those of the document, whatever it was packed or padded with. Set by
 `model.set_attn_implementation({"text_config": "documents"})`; a forward pass that is not training (with a cache,
-say) runs as sdpa.
+say) runs as sdpa, or step by step where scores have a cap, which sdpa does not know (Gemma 2).
 
 On a CPU, scores are made in pieces that stay in its caches, by matrix products that take all query heads of a
 key's head at once, and made again in the backward pass: neither repeated keys nor probabilities are kept. Elsewhere
@@ -48,20 +48,27 @@ def documents_attention(
         attention_mask: (s or 1, 1, m, m) bool, true where a query sees a key.
         dropout: of probabilities.
         scaling: of scores; by default 1 / sqrt(d).
-        documents: of this forward pass; without them it is sdpa.
+        documents: of this forward pass; None for one on rows.
         softcap: of scores, as Gemma 2 has it.
         **kwargs: nothing more is used with documents.
 
     Returns:
         (1, n, h, d), and None in place of the probabilities.
     """
-    if documents is None:
-        kwargs |= {"softcap": softcap}
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
-    assert attention_mask is not None  # LlavitModel made it
     device, scale = query.device.type, query.shape[-1] ** -0.5 if scaling is None else scaling
+    if documents is None and softcap is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scale, **kwargs
+        )
+    if documents is None:
+        assert softcap is not None
+        k, v = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
+        if attention_mask is None:  # transformers leaves a causal one to sdpa
+            queries, keys = query.shape[2], key.shape[2]
+            attention_mask = query.new_ones(queries, keys, dtype=torch.bool).tril(keys - queries)
+        out = _attend_capped(query, k, v, attention_mask, scale, dropout, softcap)
+        return out.transpose(1, 2).contiguous(), None
+    assert attention_mask is not None  # LlavitModel made it
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
@@ -97,11 +104,24 @@ def attend_plainly(
     if softcap is None:
         out = functional.scaled_dot_product_attention(q, k, v, mask_s1mm, dropout_p=dropout, scale=scale)
     else:
-        scores = torch.tanh(q @ k.transpose(-1, -2) * scale / softcap) * softcap
-        scores = scores.masked_fill(~mask_s1mm, torch.finfo(scores.dtype).min)
-        probabilities = functional.softmax(scores, -1, dtype=torch.float32).to(q.dtype)
-        out = functional.dropout(probabilities, dropout) @ v
+        out = _attend_capped(q, k, v, mask_s1mm, scale, dropout, softcap)
     return scatter_heads(out, inverse_n, heads, m)
+
+
+def _attend_capped(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor,
+    scale: float,
+    dropout: float,
+    softcap: float,
+) -> torch.Tensor:
+    """Attend with a cap on scores, all (b or s, h, l or m, d)."""
+    scores = torch.tanh(q @ k.transpose(-1, -2) * scale / softcap) * softcap
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    probabilities = functional.softmax(scores, -1, dtype=torch.float32).to(q.dtype)
+    return functional.dropout(probabilities, dropout) @ v
 
 
 def _scores(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:

@@ -86,9 +86,18 @@ def visual_attention_mask(
         what the LLM takes as `attention_mask`: a 4-D tensor or a BlockMask, or a dict of them.
 
     Raises:
-        ValueError: for an attention implementation that would drop the bidirectional part.
+        ValueError: for an attention implementation that would drop the bidirectional part, or a ready-made mask, which
+            has none.
     """
     require_block_masks(text_config)
+    if attention_mask is not None and getattr(attention_mask, "ndim", None) != 2:
+        shape = getattr(attention_mask, "shape", None)
+        raise ValueError(
+            f"attention_mask: expected (b, past + l), 0 at padding, got "
+            f"{type(attention_mask).__name__ if shape is None else tuple(shape)}: a ready-made mask is taken as it is, "
+            "and bidirectional visual attention would be lost without a word. Give the padding mask (packed documents: "
+            "position_ids that restart), or set bidirectional_visual_attention=False in the configuration."
+        )
     past = cache.get_seq_length() if cache is not None else 0
     if isinstance(past, torch.Tensor) or past > 0:
         image_ids_bl = torch.nn.functional.pad(image_ids_bl, (int(past), 0), value=TEXT)

@@ -29,7 +29,7 @@ from llavit.model.documents import may_run_on_documents, run_on_documents
 from llavit.model.encoding import EncodesImages
 from llavit.model.families import family_of
 from llavit.model.loss import cross_entropy
-from llavit.model.masks import is_packed, require_block_masks, visual_attention_mask
+from llavit.model.masks import TEXT, is_packed, require_block_masks, visual_attention_mask
 from llavit.model.pretrained import LlavitPreTrainedModel
 from llavit.model.projector import LlavitProjector
 from llavit.model.reading import ReadsImages
@@ -97,7 +97,7 @@ class LlavitModel(ReadsImages, EncodesImages, LlavitPreTrainedModel, LlavaModel)
             position_ids: (b, l); restarts mark packed documents.
             past_key_values: the cache, as transformers called it before 5.24.
             inputs_embeds: (b, l, d) instead of `input_ids`; `image_ids` then says which rows are visual.
-            vision_feature_layer: overrides the configuration's.
+            vision_feature_layer: overrides the configuration's, by as many layers.
             vision_feature_select_strategy: overrides the configuration's.
             image_sizes: (n, 2), for towers that take images of different sizes.
             image_ids: (b, l), -1 for text, else a number unique to the image within its row. Derived from
@@ -110,7 +110,7 @@ class LlavitModel(ReadsImages, EncodesImages, LlavitPreTrainedModel, LlavaModel)
             as transformers' `LlavaModel`.
 
         Raises:
-            ValueError: if visual tokens and images do not agree.
+            ValueError: if visual tokens and images do not agree, or the projector reads another number of layers.
         """
         cache = given_cache(past_key_values, cache)
         if cache is None and kwargs.get("use_cache") is not False and is_packed(attention_mask, position_ids):
@@ -222,9 +222,13 @@ class LlavitForConditionalGeneration(EncodesImages, LlavitPreTrainedModel, Llava
         position_ids: torch.Tensor | None = None,
         past_key_values: Any | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        image_ids: torch.Tensor | None = None,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
         labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        image_sizes: torch.Tensor | None = None,
+        image_ids: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
         supervised_logits_only: bool = False,
         cache: Any | None = None,
         **kwargs: Any,
@@ -232,15 +236,19 @@ class LlavitForConditionalGeneration(EncodesImages, LlavitPreTrainedModel, Llava
         """Run the model.
 
         Args:
-            input_ids: this and what follows up to `image_ids`: as in `LlavitModel.forward`.
+            input_ids: as in `LlavitModel.forward`.
             pixel_values: see there.
             attention_mask: see there.
             position_ids: see there.
             past_key_values: see there.
             inputs_embeds: see there.
-            image_ids: see there.
+            vision_feature_layer: see there.
+            vision_feature_select_strategy: see there.
             labels: (b, l), -100 where nothing is to be learned; gives `loss`.
             logits_to_keep: as in transformers.
+            image_sizes: see there.
+            image_ids: see there.
+            image_features: see there.
             supervised_logits_only: with labels, compute logits only where there is a label, and the loss without
                 copies of them (`loss.py`). Same loss; `logits` is then None. Saves most of the memory of the head,
                 whose vocabulary is large.
@@ -257,7 +265,11 @@ class LlavitForConditionalGeneration(EncodesImages, LlavitPreTrainedModel, Llava
             "attention_mask": attention_mask,
             "position_ids": position_ids,
             "inputs_embeds": inputs_embeds,
+            "vision_feature_layer": vision_feature_layer,
+            "vision_feature_select_strategy": vision_feature_select_strategy,
+            "image_sizes": image_sizes,
             "image_ids": image_ids,
+            "image_features": image_features,
             **cache_argument(given_cache(past_key_values, cache)),
         }
         if labels is None or not supervised_logits_only:
@@ -278,12 +290,28 @@ class LlavitForConditionalGeneration(EncodesImages, LlavitPreTrainedModel, Llava
             **same_image_fields(outputs),
         )
 
-    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
-        """Give the inputs of a step: image ids are those of the prompt, and no business of a single new token."""
-        made = super().prepare_inputs_for_generation(*args, **kwargs)
-        tokens = made.get("input_ids")
-        if tokens is not None and tokens.shape[1] == 1:
-            made.pop("image_ids", None)
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.Tensor,
+        inputs_embeds: torch.Tensor | None = None,
+        is_first_iteration: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Give the inputs of a step: images are those of the prompt, and no business of later steps behind a cache."""
+        made = super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
+        image_ids = made.pop("image_ids", None)
+        embedded = made.get("inputs_embeds") is not None
+        whole = (inputs_embeds if embedded else input_ids).shape[1]  # type: ignore[union-attr]
+        present = made["inputs_embeds" if embedded else "input_ids"].shape[1]
+        if not is_first_iteration and kwargs.get("use_cache", True):
+            made.pop("image_features", None)
+            if present > 1:  # assisted decoding, whose proposals may have an image token among them
+                made["image_ids"] = torch.full_like(made["input_ids"], TEXT)
+        elif image_ids is not None:
+            new = max(0, whole - image_ids.shape[1])  # tokens generated or proposed: text
+            made["image_ids"] = torch.nn.functional.pad(image_ids, (0, new), value=TEXT)[:, whole - present :]
         return made
 
     def _expand_inputs_for_generation(
@@ -296,11 +324,14 @@ class LlavitForConditionalGeneration(EncodesImages, LlavitPreTrainedModel, Llava
         """Repeat rows for beams or several answers: a row's images as a whole, and not each image by itself."""
         images = {key: model_kwargs.pop(key) for key in _BY_IMAGE if model_kwargs.get(key) is not None}
         if expand_size > 1 and images:
-            if input_ids is None:
+            image_ids = model_kwargs.get("image_ids")
+            if image_ids is None and model_kwargs.get("inputs_embeds") is not None:
                 raise ValueError(
-                    "several answers or beams with images: expected input_ids, got inputs_embeds"
+                    "several answers or beams of inputs_embeds with images: expected image_ids, to know where they go; "
+                    "got none"
                 )
-            tokens_b = (input_ids == self.config.image_token_id).sum(1)
+            visual = input_ids == self.config.image_token_id if image_ids is None else image_ids >= 0
+            tokens_b = visual.sum(1)
             count = len(next(iter(images.values())))
             each = int(tokens_b.sum()) // count
             if each * count != int(tokens_b.sum()) or bool((tokens_b % max(each, 1)).any()):

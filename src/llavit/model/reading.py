@@ -33,6 +33,12 @@ class ReadsImages:
         """Return the projected features of each image, (v_i, d), or None without images."""
         encoded = (kwargs.pop("mm_encoder_outputs", None) or {}).get("image")
         if encoded is None and pixel_values is not None:
+            own = self.config.vision_feature_layer
+            if layer is not None and _count(layer) != _count(own):
+                raise ValueError(
+                    f"vision_feature_layer: expected as many layers as the configuration has ({own}), which the "
+                    f"projector reads side by side, got {layer}"
+                )
             encoded = self.get_image_features(
                 pixel_values=pixel_values,
                 vision_feature_layer=layer,
@@ -129,3 +135,7 @@ class ReadsImages:
         side = min(vision.image_size, math.isqrt(self.config.image_seq_length) * vision.patch_size)
         pixels = torch.zeros(1, vision.num_channels, side, side, dtype=self.dtype, device=self.device)
         return torch.cat(list(self.get_image_features(pixel_values=pixels, return_dict=True).pooler_output))
+
+
+def _count(layer: int | list[int]) -> int:
+    return 1 if isinstance(layer, int) else len(layer)

@@ -4,12 +4,13 @@
 
 A `RoutedLinear` stands where the LLM had a projection. `VisualRoute` says which tokens are visual. It is made
 once per forward pass and travels to the attention modules as the keyword argument `visual_route`, where a
-pre-forward hook takes it off and hands it to the projections. Because it is an argument and not a global, a
-layer that is run again (gradient checkpointing) or compiled sees the right tokens.
+pre-forward hook takes it off and lays it down for the projections, for this thread alone. Because it is an argument up
+to there, a layer that is run again (gradient checkpointing) or compiled sees the right tokens.
 
 Shapes: b batch, l sequence, t text tokens, v visual tokens (b*l = t + v), d input width, o output width.
 """
 
+import threading
 from typing import Any, NamedTuple
 
 import torch
@@ -48,6 +49,19 @@ class VisualRoute(NamedTuple):
         return cls(order, restore, text.numel())
 
 
+class _Present(threading.local):
+    """Of the attention that runs in this thread.
+
+    Attributes:
+        route: None sends every token through the text projections.
+    """
+
+    route: VisualRoute | None = None
+
+
+_present = _Present()  # not part of a model, which threads share, and which is copied and saved
+
+
 class _Permute(torch.autograd.Function):
     """Reorder rows. Knowing the inverse, the backward pass is a reordering too and not a scattered sum."""
 
@@ -71,7 +85,6 @@ class RoutedLinear(nn.Module):
     Attributes:
         text: the LLM's own projection.
         visual: the projection of visual tokens, same shape; starts as a copy (`copy_text_to_visual`).
-        route: the route of the present forward pass; None sends every token through `text`.
     """
 
     def __init__(self, text: nn.Linear):
@@ -84,7 +97,6 @@ class RoutedLinear(nn.Module):
             device=text.weight.device,
             dtype=text.weight.dtype,
         )
-        self.route: VisualRoute | None = None
 
     @torch.no_grad()
     def copy_text_to_visual(self) -> None:
@@ -101,10 +113,11 @@ class RoutedLinear(nn.Module):
 
     def forward(self, x_bld: torch.Tensor) -> torch.Tensor:
         """Project (b, l, d) to (b, l, o)."""
-        if self.route is None:
+        route = _present.route
+        if route is None:
             return self.text(x_bld)
         x_nd = x_bld.reshape(-1, x_bld.shape[-1])
-        order, restore, texts = self.route
+        order, restore, texts = route
         if order is not None:
             x_nd = _Permute.apply(x_nd, order, restore)
         text_td, visual_vd = x_nd.split([texts, len(x_nd) - texts])  # whose gradient is one concatenation
@@ -116,9 +129,9 @@ class RoutedLinear(nn.Module):
 
 def _take_route(attention: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     route = kwargs.pop("visual_route", None)
-    for module in attention.children():
-        if isinstance(module, RoutedLinear):
-            module.route = route
+    # In vLLM, others stand in their place, and nothing is left for a graph to write down.
+    if any(isinstance(module, RoutedLinear) for module in attention.children()):
+        _present.route = route
     return args, kwargs
 
 
