@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llavit.compare.beforehand import require_runnable
 from llavit.compare.cell import begun_by, clear_weights, run_cell
 from llavit.compare.cells import Cell, candidates_of, cells_of, chosen_cells
 from llavit.compare.grid import Grid
@@ -187,7 +188,8 @@ def run_grid(
         the cells that this process ran.
 
     Raises:
-        ValueError: a result was made with other settings or by other code; says what differs and what to do.
+        ValueError: a cell's recipe cannot be made (nothing is trained then); a result was made with other settings or
+            by other code; says what is wrong or differs.
         ImportError: a package of the reports is not installed.
         Stopped: SIGTERM arrived; the cell under way has saved its checkpoint.
     """
@@ -199,6 +201,7 @@ def run_grid(
     shared = _take_own_device()
     experiment.material.prepare(experiment.cells(only))
     waiting = _with_candidates(experiment, experiment.cells(only))
+    require_runnable(experiment, waiting)
     for one in waiting:
         _require_mixable(experiment.results, one, experiment.find(one))
     while waiting:

@@ -1,0 +1,81 @@
+"""What is wrong with a grid comes out before anything is trained."""
+
+import logging
+
+import pytest
+
+from llavit.compare import run as run_module
+from llavit.compare import variants as variants_module
+from llavit.compare.run import run_grid
+
+from .parts import GRID, experiment, save_grid
+
+MINE = """
+variants:
+  mine: {{extends: llava, set: ['CHANGE']}}
+  best: {{best_of: [llava, mine]}}
+cells:
+"""
+
+
+@pytest.fixture(autouse=True)
+def ran(monkeypatch):
+    """Names of the cells that were trained: none is, they only pretend to; and no reports are written."""
+    names: list[str] = []
+
+    def quick(cell, *args, **kwargs):
+        names.append(cell.name)
+        return {
+            "cell": {"variant": cell.variant, "llm": cell.llm, "size": cell.size, "seed": cell.seed},
+            "identity": args[2],
+            "code": run_module.code_fingerprint(),
+            "failed": "the loss is nan",
+            "test": None,
+            "val": None,
+            "seconds": {"training": 100.0, "wall": 180.0},
+        }
+
+    monkeypatch.setattr(run_module, "run_cell", quick)
+    monkeypatch.setattr("llavit.compare.report.write_reports", lambda there: None)
+    return names
+
+
+def with_mine(tiny, folder, change, cells, more=""):
+    """A grid in whose cells there may be `mine`, a LLaVA with one change, and `best`, LLaVA or `mine`."""
+    grid = GRID.replace("cells:\n", MINE.replace("CHANGE", change))
+    grid = grid.replace("{{variants: [llava, llavit], seeds: [0, 1]}}", cells)
+    return experiment(save_grid(tiny, folder, more, grid), folder / "out")
+
+
+@pytest.mark.parametrize("later", ["mine", "best"])
+def test_a_typo_in_a_later_variant_is_found_before_the_first_cell_trains(tiny, tmp_path, ran, later):
+    there = with_mine(
+        tiny, tmp_path, "stages.instruct.learning_rate.llm=1e-4", f"{{{{variants: [llava, {later}]}}}}"
+    )
+    with pytest.raises(ValueError, match="learning_rate: unknown key, did you mean `learning_rates`"):
+        run_grid(there, progress=False)
+    assert ran == []
+
+
+def test_a_typo_in_a_size_is_found_before_the_first_cell_trains(tiny, tmp_path, ran):
+    grid = GRID.replace("short: {{set: [stages.pretrain.steps=1", "short: {{set: [stages.pretrain.stepz=1")
+    there = experiment(
+        save_grid(tiny, tmp_path, "  - {variants: [llava], sizes: [short]}\n", grid), tmp_path / "out"
+    )
+    with pytest.raises(ValueError, match="stepz: unknown key, did you mean `steps`"):
+        run_grid(there, progress=False)
+    assert ran == []
+
+
+def test_a_recipe_that_takes_a_missing_package_keeps_no_other_cell_from_running(
+    tiny, tmp_path, ran, monkeypatch, caplog
+):
+    def missing(*args):
+        raise ImportError("it needs a package")
+
+    monkeypatch.setattr(variants_module, "matched_width", missing)
+    grid = GRID.replace("[llava, llavit], seeds: [0, 1]", "[llava-wide-projector, llava]")
+    with caplog.at_level(logging.WARNING, "llavit"):
+        run_grid(experiment(save_grid(tiny, tmp_path, grid=grid), tmp_path / "out"), progress=False)
+    assert ran == ["tiny.full.llava.0"]
+    assert "cell tiny.full.llava-wide-projector.0 cannot run here: it needs a package" in caplog.text
