@@ -6,6 +6,7 @@ import pytest
 
 from llavit.compare import run as run_module
 from llavit.compare import variants as variants_module
+from llavit.compare.identity import order_of
 from llavit.compare.run import run_grid
 
 from .parts import GRID, experiment, save_grid
@@ -79,3 +80,49 @@ def test_a_recipe_that_takes_a_missing_package_keeps_no_other_cell_from_running(
         run_grid(experiment(save_grid(tiny, tmp_path, grid=grid), tmp_path / "out"), progress=False)
     assert ran == ["tiny.full.llava.0"]
     assert "cell tiny.full.llava-wide-projector.0 cannot run here: it needs a package" in caplog.text
+
+
+LONGER = "stages.instruct.steps=1"
+
+
+@pytest.mark.parametrize("later", ["mine", "best"])
+def test_a_variant_that_sees_other_samples_is_found_before_the_first_cell_trains(tiny, tmp_path, ran, later):
+    there = with_mine(tiny, tmp_path, LONGER, f"{{{{variants: [llava, {later}]}}}}")
+    with pytest.raises(
+        ValueError, match=r"tiny\.full\.mine\.0 and tiny\.full\.llava\.0 do not see the same samples"
+    ):
+        run_grid(there, progress=False)
+    assert ran == []
+
+
+def test_other_samples_than_a_result_of_before_are_found_before_the_cell_trains(tiny, tmp_path, ran):
+    there = with_mine(tiny, tmp_path, LONGER, "{{variants: [llava, mine]}}")
+    cell = there.cells()[0]
+    record = {"identity": there.identity(cell), "code": run_module.code_fingerprint(), "test": {}}
+    there.results.write(cell, {**record, "data": order_of(there.recipe(cell))})
+    with pytest.raises(ValueError, match=r"llava\.0 and tiny\.full\.mine\.0 do not see the same samples"):
+        run_grid(there, only=["mine"], progress=False)
+    assert ran == []
+
+
+def test_cells_of_other_samples_run_where_nobody_compares_them(tiny, tmp_path, ran):
+    tried = "{{variants: [llava]}}\n  - {{variants: [mine], test: false}}\n  - {{variants: [llava], sizes: [short]}}"
+    run_grid(with_mine(tiny, tmp_path, LONGER, tried), progress=False)
+    assert ran == ["tiny.full.llava.0", "tiny.full.mine.0", "tiny.short.llava.0"]
+
+
+@pytest.mark.parametrize("compared", [True, False])
+def test_llms_that_see_other_samples_are_refused_only_if_they_are_compared(tiny, tmp_path, ran, compared):
+    more = (
+        "against: [{variant: llavit, llm: tiny, baseline: llava, baseline_llm: other}]\n" if compared else ""
+    )
+    llms = "llms:\n  other: {{set: ['model.llm={llm}', stages.pretrain.steps=5]}}\n"
+    grid = GRID.replace("llms:\n", llms).replace("seeds: [0, 1]", "llms: [tiny, other]")
+    there = experiment(save_grid(tiny, tmp_path, more, grid), tmp_path / "out")
+    if not compared:
+        run_grid(there, progress=False)
+        assert len(ran) == 4
+        return
+    with pytest.raises(ValueError, match=r"other\.full\.llava\.0 and tiny\.full\.llavit\.0 do not see"):
+        run_grid(there, progress=False)
+    assert ran == []

@@ -332,7 +332,7 @@ def test_llms_that_nobody_compares_may_train_on_other_samples(two_llms):
 def test_a_comparison_across_llms_that_saw_other_samples_is_refused(two_llms):
     grid = replace(two_llms.grid, against=(Against("llavit", "tiny", "llava", "other"),))
     with pytest.raises(
-        ValueError, match=r"other\.full\.llava\.0 and tiny\.full\.llavit\.0 did not see the same"
+        ValueError, match=r"other\.full\.llava\.0 and tiny\.full\.llavit\.0 do not see the same"
     ):
         summarise(type(two_llms)(grid, two_llms.output, two_llms.results, accept_code=True))
 

@@ -188,8 +188,8 @@ def run_grid(
         the cells that this process ran.
 
     Raises:
-        ValueError: a cell's recipe cannot be made (nothing is trained then); a result was made with other settings or
-            by other code; says what is wrong or differs.
+        ValueError: a cell's recipe cannot be made, or cells could not be compared (nothing is trained then); a result
+            was made with other settings or by other code; says what is wrong or differs.
         ImportError: a package of the reports is not installed.
         Stopped: SIGTERM arrived; the cell under way has saved its checkpoint.
     """
