@@ -193,9 +193,11 @@ def run_grid(
         ImportError: a package of the reports is not installed.
         Stopped: SIGTERM arrived; the cell under way has saved its checkpoint.
     """
+    from llavit.compare.pictures import require_matplotlib
     from llavit.compare.report import write_reports
 
     require_scipy()  # before hours of training, not after
+    require_matplotlib()
     started = time.monotonic()
     ran: list[Cell] = []
     shared = _take_own_device()
