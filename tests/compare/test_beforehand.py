@@ -19,28 +19,6 @@ cells:
 """
 
 
-@pytest.fixture(autouse=True)
-def ran(monkeypatch):
-    """Names of the cells that were trained: none is, they only pretend to; and no reports are written."""
-    names: list[str] = []
-
-    def quick(cell, *args, **kwargs):
-        names.append(cell.name)
-        return {
-            "cell": {"variant": cell.variant, "llm": cell.llm, "size": cell.size, "seed": cell.seed},
-            "identity": args[2],
-            "code": run_module.code_fingerprint(),
-            "failed": "the loss is nan",
-            "test": None,
-            "val": None,
-            "seconds": {"training": 100.0, "wall": 180.0},
-        }
-
-    monkeypatch.setattr(run_module, "run_cell", quick)
-    monkeypatch.setattr("llavit.compare.report.write_reports", lambda there: None)
-    return names
-
-
 def with_mine(tiny, folder, change, cells, more=""):
     """A grid in whose cells there may be `mine`, a LLaVA with one change, and `best`, LLaVA or `mine`."""
     grid = GRID.replace("cells:\n", MINE.replace("CHANGE", change))

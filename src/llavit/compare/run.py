@@ -8,7 +8,8 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,7 @@ def run_grid(
         Stopped: SIGTERM arrived; the cell under way has saved its checkpoint.
     """
     from llavit.compare.pictures import require_matplotlib
+    from llavit.compare.progress import what_is_left
     from llavit.compare.report import write_reports
 
     require_scipy()  # before hours of training, not after
@@ -207,18 +209,19 @@ def run_grid(
     for one in waiting:
         _require_mixable(experiment.results, one, experiment.find(one))
     while waiting:
-        cell = _next(experiment, waiting)
-        if cell is None:
-            if not shared or not waiting:
+        with _taken(experiment, waiting) as cell:
+            if cell is None:
+                if waiting and shared:
+                    time.sleep(_PATIENCE)
+                    continue
+                if waiting:
+                    logger.warning(what_is_left(experiment, waiting))
                 break
-            time.sleep(_PATIENCE)
-            continue
-        left = math.inf if budget is None else 60 * budget - (time.monotonic() - started)
-        if not _fits(experiment, cell, left, first=not ran):
-            logger.info("the budget of %g minutes is used up, %d cells wait", budget, len(waiting))
-            break
-        with held(_lock_of(experiment.folder(cell))) as alone:
-            if not alone or experiment.find(cell).state == "done":
+            left = math.inf if budget is None else 60 * budget - (time.monotonic() - started)
+            if not _fits(experiment, cell, left, first=not ran):
+                logger.info("the budget of %g minutes is used up, %d cells wait", budget, len(waiting))
+                break
+            if experiment.find(cell).state == "done":
                 continue
             try:
                 _run_one(experiment, cell, keep_weights, progress)
@@ -271,8 +274,12 @@ def _with_candidates(experiment: Experiment, cells: Iterable[Cell]) -> list[Cell
     return [known.get(name, cell) for name, cell in found.items()]
 
 
-def _next(experiment: Experiment, waiting: list[Cell]) -> Cell | None:
-    """Drop the cells that are done, and give the next that can be run now, if there is one."""
+@contextmanager
+def _taken(experiment: Experiment, waiting: list[Cell]) -> Iterator[Cell | None]:
+    """Drop the cells that are done, and hold the next that can be run now; None where there is none.
+
+    Its lock is not let go in between: to others a cell that is only looked at would seem to be under way.
+    """
     for cell in list(waiting):
         found = experiment.find(cell)
         if found.state == "done":
@@ -284,9 +291,13 @@ def _next(experiment: Experiment, waiting: list[Cell]) -> Cell | None:
         except NothingToChoose as error:
             _leave_out(experiment, waiting, cell, str(error))
             continue
-        if winner is not None and _is_free(experiment.folder(cell)):
-            return cell
-    return None
+        if winner is None:
+            continue
+        with held(_lock_of(experiment.folder(cell))) as alone:
+            if alone:
+                yield cell
+                return
+    yield None
 
 
 def _leave_out(experiment: Experiment, waiting: list[Cell], cell: Cell, why: str) -> None:
@@ -345,11 +356,6 @@ def _require_mixable(results: Results, cell: Cell, found: Found) -> None:
             f"{results.path(cell)} was made by other code: {found.why[0]}. Say --accept-code to take such results "
             "(reports name the revisions), or delete the file to run the cell again."
         )
-
-
-def _is_free(folder: Path) -> bool:
-    with held(_lock_of(folder)) as alone:
-        return alone
 
 
 def _lock_of(folder: Path) -> Path:
