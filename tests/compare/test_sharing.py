@@ -1,6 +1,11 @@
-"""Processes that share the cells of a grid, seen from one of them; test_run.py has two that train."""
+"""Processes that share the cells of a grid, or go on after one that was killed, seen from one of them.
+
+test_run.py has some that train.
+"""
 
 import logging
+
+import pytest
 
 from llavit.compare import run as run_module
 from llavit.compare.run import run_grid
@@ -49,3 +54,30 @@ def test_a_cell_is_held_once_and_not_only_looked_at(tiny, tmp_path, ran, monkeyp
     monkeypatch.setattr(run_module, "held", watched)
     run_grid(experiment(save_grid(tiny, tmp_path), tmp_path / "out"), progress=False)
     assert tried == [f".{name}.lock" for name in ran] and len(ran) == 4
+
+
+@pytest.mark.parametrize("keep_weights", [False, True])
+def test_weights_that_a_killed_run_had_no_time_to_clear_are_cleared_by_the_next_unless_kept(
+    tiny, tmp_path, ran, monkeypatch, keep_weights
+):
+    there = experiment(save_grid(tiny, tmp_path), tmp_path / "out")
+    cell = there.cells()[0]
+    weights = there.folder(cell) / "run/instruct/model.safetensors"
+    write = there.results.write
+
+    def killed(*args):
+        write(*args)
+        weights.parent.mkdir(parents=True)
+        weights.touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(there.results, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(there, only=[cell.name], keep_weights=keep_weights, progress=False)
+    assert weights.exists()
+    again = experiment(tmp_path / "grid.yaml", tmp_path / "out")
+    for _ in range(2):
+        assert run_grid(again, only=[cell.name], progress=False) == []
+    assert weights.exists() == keep_weights
+    assert ran == [cell.name]
+    assert not (again.folder(cell) / run_module.CLEARING).exists()

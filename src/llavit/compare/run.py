@@ -39,6 +39,9 @@ _OF_TORCHRUN = (
 BEGUN = "begun.json"
 """In a cell's folder: the settings that it was begun with."""
 
+CLEARING = "clearing"
+"""In a cell's folder: its weights go once its result is there, also if the run is killed before it has cleared them."""
+
 _PATIENCE = 5.0  # seconds between looks at what other processes are doing
 
 
@@ -253,9 +256,11 @@ def _run_one(experiment: Experiment, cell: Cell, keep_weights: bool, progress: b
         keep_weights=keep_weights,
         progress=progress,
     )
-    experiment.results.write(cell, {"grid": experiment.grid.name, "chosen": winner.variant, **record})
+    (folder / CLEARING).unlink(missing_ok=True)
     if not keep_weights:
-        clear_weights(folder)
+        (folder / CLEARING).touch()
+    experiment.results.write(cell, {"grid": experiment.grid.name, "chosen": winner.variant, **record})
+    _clear(folder)
     shown = record["test"] or record["val"]
     logger.info(
         "cell %s: %s, %.1f minutes",
@@ -263,6 +268,13 @@ def _run_one(experiment: Experiment, cell: Cell, keep_weights: bool, progress: b
         f"failed: {record['failed']}" if shown is None else f"{100 * shown['score']:.1f} per cent",
         record["seconds"]["wall"] / 60,
     )
+
+
+def _clear(folder: Path) -> None:
+    """Clear the weights of a cell that has its result, unless they were to be kept."""
+    if (folder / CLEARING).exists():
+        clear_weights(folder)
+        (folder / CLEARING).unlink(missing_ok=True)
 
 
 def _with_candidates(experiment: Experiment, cells: Iterable[Cell]) -> list[Cell]:
@@ -284,6 +296,12 @@ def _taken(experiment: Experiment, waiting: list[Cell]) -> Iterator[Cell | None]
         found = experiment.find(cell)
         if found.state == "done":
             waiting.remove(cell)
+            if (
+                experiment.folder(cell) / CLEARING
+            ).exists():  # of a run that was killed, or is not through with it
+                with held(_lock_of(experiment.folder(cell))) as alone:
+                    if alone:
+                        _clear(experiment.folder(cell))
             continue
         _require_mixable(experiment.results, cell, found)
         try:
