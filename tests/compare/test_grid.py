@@ -124,6 +124,17 @@ def test_a_choice_comes_after_its_candidates_which_are_scored_on_val_only(tiny, 
     assert candidates_of(grid, last[-1]) == last[:3]
 
 
+def test_candidates_may_count_from_the_last_layer(tiny, tmp_path):
+    text = GRID.replace("candidates: [1, 2]", "candidates: [-3, 1]").replace(
+        "llava, llavit", "llava-best-layer"
+    )
+    grid = load_grid(save_grid(tiny, tmp_path, grid=text))
+    candidates = candidates_of(grid, cells_of(grid)[-1])
+    assert [cell.variant for cell in candidates] == ["llava", "llava-layer--3", "llava-layer-1"]
+    assert [recipe_of(grid, cell.variant).model.vision_feature_layer for cell in candidates] == [-2, -3, 1]
+    assert [cell.name for cell in chosen_cells(cells_of(grid), ["llava-layer--3"])] == [candidates[1].name]
+
+
 def test_cells_are_chosen_by_name_part_or_pattern(grid):
     cells = cells_of(grid)
     assert [c.name for c in chosen_cells(cells, ["tiny.full.llava.1"])] == ["tiny.full.llava.1"]
@@ -153,6 +164,7 @@ def recipe_of(grid, variant, seed=0):
         ("bidirectional+local-global", False, True, (1, 2)),
         ("llavit", True, True, (1, 2)),
         ("llava-layer-1", False, False, 1),
+        ("llava-layer--3", False, False, -3),
     ],
 )
 def test_a_variant_differs_from_the_base_in_its_switches_only(grid, variant, visual_qkv, both_ways, layers):

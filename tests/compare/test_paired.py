@@ -101,6 +101,38 @@ def test_few_questions_that_all_speak_for_one_side_are_not_certain():
     assert found[1].p < 0.001 and found[1].low > 0.8
 
 
+@pytest.mark.parametrize("tasks", [1, 3, 6, 7, 10])
+@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
+@pytest.mark.parametrize(("ours", "theirs"), [(1.0, 0.0), (0.9, 0.6), (0.7, 0.4)])
+def test_rounding_does_not_pass_for_a_spread_where_all_questions_differ_alike(tasks, seeds, ours, theirs):
+    families = {str(task): "general" for task in range(tasks)}
+    sides = [[dict.fromkeys(families, [points] * 3)] * seeds for points in (ours, theirs)]
+    found = difference(*sides, families)
+    # By hand: three units and two more, one for either side, in each of the tasks, which weigh alike
+    gap = ours - theirs
+    error = math.sqrt(np.var([gap] * 3 + [1, -1]) / 5 / tasks)
+    assert found.high - found.mean > 1.96 * error
+    assert found.p > math.erfc(gap / error / math.sqrt(2))  # of a normal distribution, which is too sure
+
+
+def test_rounding_does_not_pass_for_a_spread_where_tasks_cancel_out():
+    """Each seed gains as much as the other, in other tasks; and each question over both seeds."""
+    families = {"a": "x", "b": "x", "c": "x"}
+    won, lost = [0.9] * 3, [0.6] * 3
+    ours = [
+        {"a": won, "b": lost, "c": lost},
+        {"a": lost, "b": won, "c": lost},
+        {"a": lost, "b": lost, "c": won},
+    ]
+    found = difference(ours, [dict.fromkeys(families, [0.1] * 3)] * 3, families)
+    assert found.high - found.low > 0.1 and found.p > 1e-6
+
+
+def test_seeds_that_differ_by_rounding_only_have_no_interval():
+    assert math.isnan(over_seeds([0.3, 0.1 + 0.2]).low)
+    assert over_seeds([0.5, 0.5001]).low < 0.5
+
+
 @pytest.mark.parametrize("seeds", [2, 3, 8])
 @pytest.mark.parametrize("spread", [0.05, 0.2])  # of seeds; the questions' own is 0.04
 def test_the_interval_covers_the_true_difference_about_as_often_as_it_says(seeds, spread):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from llavit.compare.identity import code_fingerprint
 from llavit.compare.paired import over_seeds
 from llavit.compare.pictures import _whiskers, pictures
 from llavit.compare.report import gain_rows, html, markdown, tables, write_reports
+from llavit.compare.run import run_grid
 from llavit.compare.summary import as_json, summarise
 
 from .parts import experiment, save_grid
@@ -223,6 +225,17 @@ def test_files_are_written_and_pictures_are_pictures(there):
     }
 
 
+def test_without_matplotlib_the_extra_is_named_before_anything_is_trained(
+    summary, there, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"need matplotlib: pip install 'llavit\[compare\]'"):
+        pictures(summary, there)
+    with pytest.raises(ImportError, match=r"need matplotlib: pip install 'llavit\[compare\]'"):
+        run_grid(type(there).at(there.grid, tmp_path / "work"))
+    assert not (tmp_path / "work").exists()
+
+
 def test_results_that_are_left_out_are_said_at_the_top_and_beside_each_picture(there, tmp_path):
     other = type(there)(there.grid, there.output, type(there.results)(tmp_path), accept_code=True)
     cells = other.cells()
@@ -332,7 +345,7 @@ def test_llms_that_nobody_compares_may_train_on_other_samples(two_llms):
 def test_a_comparison_across_llms_that_saw_other_samples_is_refused(two_llms):
     grid = replace(two_llms.grid, against=(Against("llavit", "tiny", "llava", "other"),))
     with pytest.raises(
-        ValueError, match=r"other\.full\.llava\.0 and tiny\.full\.llavit\.0 did not see the same"
+        ValueError, match=r"other\.full\.llava\.0 and tiny\.full\.llavit\.0 do not see the same"
     ):
         summarise(type(two_llms)(grid, two_llms.output, two_llms.results, accept_code=True))
 

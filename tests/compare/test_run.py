@@ -271,7 +271,7 @@ def test_cells_that_saw_other_samples_are_not_compared(copied):
     cell = copied.cells()[1]
     data = copied.results.read(cell)["data"]
     edited(copied, cell, data={**data, "pretrain": {**data["pretrain"], "order": "another"}})
-    with pytest.raises(ValueError, match="did not see the same samples in the same order"):
+    with pytest.raises(ValueError, match="do not see the same samples in the same order"):
         summarise(copied)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from llavit.compare.cells import Cell
 from llavit.compare.grid import Evaluation, Grid
 from llavit.compare.scoring import tasks_of
 from llavit.train.arguments import total_samples
@@ -112,6 +114,25 @@ def order_of(recipe: Recipe) -> dict[str, dict[str, Any]]:
             "order": hashlib.sha256(numbers).hexdigest()[:16],
         }
     return found
+
+
+def require_same_order(cells: Iterable[tuple[Cell, Any]]) -> None:
+    """Check that cells of a seed see the same samples in the same order.
+
+    Args:
+        cells: that stand beside each other, each with what `order_of` says of it.
+
+    Raises:
+        ValueError: two do not; names them.
+    """
+    seen: dict[int, tuple[Cell, Any]] = {}
+    for cell, order in cells:
+        first, expected = seen.setdefault(cell.seed, (cell, order))
+        if order != expected:
+            raise ValueError(
+                f"{cell.name} and {first.name} do not see the same samples in the same order: they cannot be compared. "
+                "A variant, or an LLM named under `against`, changes data, steps or batch size; make that a size"
+            )
 
 
 def _weights(source: str | None) -> str | None:

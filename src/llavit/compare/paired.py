@@ -25,6 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 
 LEVEL = 0.95
+ROUNDING = 1e-9
+"""Values that lie closer are alike: means of points, fractions from 0 to 1, differ by more or not at all."""
 
 Points = Mapping[str, Sequence[float]]
 """By task: the points of its units, in their order."""
@@ -83,10 +85,9 @@ def difference(ours: Sequence[Points], theirs: Sequence[Points], families: Mappi
     for task, weight in weights.items():
         over_seeds = per_unit[task].mean(axis=0)
         if len(over_seeds) > 1:
-            part = weight**2 * float(over_seeds.var(ddof=1)) / len(over_seeds)
-            of_tasks.append((part, len(over_seeds) - 1))
+            of_tasks.append((weight**2 * _variance_of_mean(over_seeds), len(over_seeds) - 1))
     mean = float(np.mean(rows))
-    of_seeds = [(float(np.var(rows, ddof=1)) / len(rows), len(rows) - 1)] if len(rows) > 1 else []
+    of_seeds = [(_variance_of_mean(rows), len(rows) - 1)] if len(rows) > 1 else []
     alike = not any(part for part, _ in of_seeds + of_tasks)
     unseen = [task for task in weights if alike or per_unit[task].shape[1] == 1]
     of_tasks += [_unseen_spread(per_unit[task], weights[task]) for task in unseen]
@@ -111,10 +112,10 @@ def over_seeds(scores: Sequence[float]) -> Difference:
         (0.5, 0.252, 0.748)
     """
     mean = float(np.mean(scores))
-    if len(set(scores)) < 2:
+    variance = _variance_of_mean(scores)
+    if not variance:
         return Difference(mean, math.nan, math.nan, math.nan, len(scores))
-    error = float(np.std(scores, ddof=1)) / math.sqrt(len(scores))
-    half = _students_t(len(scores) - 1) * error
+    half = _students_t(len(scores) - 1) * math.sqrt(variance)
     return Difference(mean, mean - half, mean + half, math.nan, len(scores))
 
 
@@ -148,6 +149,13 @@ def _interval(mean: float, parts: Sequence[tuple[float, int]]) -> tuple[float, f
     freedom = variance**2 / sum(part**2 / count for part, count in parts)
     error = math.sqrt(variance)
     return _students_t(freedom) * error, _two_sided(mean / error, freedom)
+
+
+def _variance_of_mean(values: Sequence[float] | np.ndarray) -> float:
+    """Give the variance of a mean; 0.0 where the values are alike but for rounding, which would pass for certainty."""
+    if np.ptp(values) <= ROUNDING * max(1.0, float(np.abs(values).max())):
+        return 0.0
+    return float(np.var(values, ddof=1)) / len(values)
 
 
 def _unseen_spread(differences: np.ndarray, weight: float) -> tuple[float, int]:

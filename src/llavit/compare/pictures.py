@@ -29,14 +29,25 @@ def pictures(summary: Summary, experiment: Experiment) -> dict[str, tuple[Any, s
         by name, a matplotlib figure and what it shows.
 
     Raises:
-        ImportError: matplotlib is missing.
+        ImportError: matplotlib is not installed.
     """
     if not summary.lines:
         return {}
+    require_matplotlib()
     count = len(summary.left_out)
     less = f"; without {count} cells whose results other code or other settings made" if count else ""
     found = {name: (draw(summary, experiment), about + less) for name, (draw, about) in _DRAWN.items()}
     return {name: (figure, about) for name, (figure, about) in found.items() if figure is not None}
+
+
+def require_matplotlib() -> None:
+    """Raise an ImportError that names the extra, if matplotlib is not installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "pictures of a comparison need matplotlib: pip install 'llavit[compare]'"
+        ) from error
 
 
 def as_svg(name: str, summary: Summary, experiment: Experiment) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -33,6 +34,16 @@ def estimate_seconds(experiment: Experiment, cell: Cell) -> float | None:
     if not known:
         return None
     return max(0.0, sum(known) / len(known) - _spent(experiment, cell))
+
+
+def what_is_left(experiment: Experiment, waiting: Sequence[Cell]) -> str:
+    """Say why cells that are not done cannot be run now: others work on them, or on those they choose from."""
+    choosing = [cell.name for cell in waiting if experiment.obstacle(cell)]
+    taken = [cell.name for cell in waiting if cell.name not in choosing]
+    said = f"cells left: {len(waiting)}; other processes work on {', '.join(taken)}"
+    if choosing:
+        said += f"; {', '.join(choosing)} choose from those"
+    return f"{said}; the same command goes on when they are done"
 
 
 def listing(experiment: Experiment, only: tuple[str, ...] = ()) -> Table:

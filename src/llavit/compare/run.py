@@ -8,11 +8,13 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llavit.compare.beforehand import require_runnable
 from llavit.compare.cell import begun_by, clear_weights, run_cell
 from llavit.compare.cells import Cell, candidates_of, cells_of, chosen_cells
 from llavit.compare.grid import Grid
@@ -36,6 +38,9 @@ _OF_TORCHRUN = (
 )
 BEGUN = "begun.json"
 """In a cell's folder: the settings that it was begun with."""
+
+CLEARING = "clearing"
+"""In a cell's folder: its weights go once its result is there, also if the run is killed before it has cleared them."""
 
 _PATIENCE = 5.0  # seconds between looks at what other processes are doing
 
@@ -187,33 +192,39 @@ def run_grid(
         the cells that this process ran.
 
     Raises:
-        ValueError: a result was made with other settings or by other code; says what differs and what to do.
+        ValueError: a cell's recipe cannot be made, or cells could not be compared (nothing is trained then); a result
+            was made with other settings or by other code; says what is wrong or differs.
         ImportError: a package of the reports is not installed.
         Stopped: SIGTERM arrived; the cell under way has saved its checkpoint.
     """
+    from llavit.compare.pictures import require_matplotlib
+    from llavit.compare.progress import what_is_left
     from llavit.compare.report import write_reports
 
     require_scipy()  # before hours of training, not after
+    require_matplotlib()
     started = time.monotonic()
     ran: list[Cell] = []
     shared = _take_own_device()
     experiment.material.prepare(experiment.cells(only))
     waiting = _with_candidates(experiment, experiment.cells(only))
+    require_runnable(experiment, waiting)
     for one in waiting:
         _require_mixable(experiment.results, one, experiment.find(one))
     while waiting:
-        cell = _next(experiment, waiting)
-        if cell is None:
-            if not shared or not waiting:
+        with _taken(experiment, waiting) as cell:
+            if cell is None:
+                if waiting and shared:
+                    time.sleep(_PATIENCE)
+                    continue
+                if waiting:
+                    logger.warning(what_is_left(experiment, waiting))
                 break
-            time.sleep(_PATIENCE)
-            continue
-        left = math.inf if budget is None else 60 * budget - (time.monotonic() - started)
-        if not _fits(experiment, cell, left, first=not ran):
-            logger.info("the budget of %g minutes is used up, %d cells wait", budget, len(waiting))
-            break
-        with held(_lock_of(experiment.folder(cell))) as alone:
-            if not alone or experiment.find(cell).state == "done":
+            left = math.inf if budget is None else 60 * budget - (time.monotonic() - started)
+            if not _fits(experiment, cell, left, first=not ran):
+                logger.info("the budget of %g minutes is used up, %d cells wait", budget, len(waiting))
+                break
+            if experiment.find(cell).state == "done":
                 continue
             try:
                 _run_one(experiment, cell, keep_weights, progress)
@@ -245,9 +256,11 @@ def _run_one(experiment: Experiment, cell: Cell, keep_weights: bool, progress: b
         keep_weights=keep_weights,
         progress=progress,
     )
-    experiment.results.write(cell, {"grid": experiment.grid.name, "chosen": winner.variant, **record})
+    (folder / CLEARING).unlink(missing_ok=True)
     if not keep_weights:
-        clear_weights(folder)
+        (folder / CLEARING).touch()
+    experiment.results.write(cell, {"grid": experiment.grid.name, "chosen": winner.variant, **record})
+    _clear(folder)
     shown = record["test"] or record["val"]
     logger.info(
         "cell %s: %s, %.1f minutes",
@@ -255,6 +268,13 @@ def _run_one(experiment: Experiment, cell: Cell, keep_weights: bool, progress: b
         f"failed: {record['failed']}" if shown is None else f"{100 * shown['score']:.1f} per cent",
         record["seconds"]["wall"] / 60,
     )
+
+
+def _clear(folder: Path) -> None:
+    """Clear the weights of a cell that has its result, unless they were to be kept."""
+    if (folder / CLEARING).exists():
+        clear_weights(folder)
+        (folder / CLEARING).unlink(missing_ok=True)
 
 
 def _with_candidates(experiment: Experiment, cells: Iterable[Cell]) -> list[Cell]:
@@ -266,12 +286,22 @@ def _with_candidates(experiment: Experiment, cells: Iterable[Cell]) -> list[Cell
     return [known.get(name, cell) for name, cell in found.items()]
 
 
-def _next(experiment: Experiment, waiting: list[Cell]) -> Cell | None:
-    """Drop the cells that are done, and give the next that can be run now, if there is one."""
+@contextmanager
+def _taken(experiment: Experiment, waiting: list[Cell]) -> Iterator[Cell | None]:
+    """Drop the cells that are done, and hold the next that can be run now; None where there is none.
+
+    Its lock is not let go in between: to others a cell that is only looked at would seem to be under way.
+    """
     for cell in list(waiting):
         found = experiment.find(cell)
         if found.state == "done":
             waiting.remove(cell)
+            if (
+                experiment.folder(cell) / CLEARING
+            ).exists():  # of a run that was killed, or is not through with it
+                with held(_lock_of(experiment.folder(cell))) as alone:
+                    if alone:
+                        _clear(experiment.folder(cell))
             continue
         _require_mixable(experiment.results, cell, found)
         try:
@@ -279,9 +309,13 @@ def _next(experiment: Experiment, waiting: list[Cell]) -> Cell | None:
         except NothingToChoose as error:
             _leave_out(experiment, waiting, cell, str(error))
             continue
-        if winner is not None and _is_free(experiment.folder(cell)):
-            return cell
-    return None
+        if winner is None:
+            continue
+        with held(_lock_of(experiment.folder(cell))) as alone:
+            if alone:
+                yield cell
+                return
+    yield None
 
 
 def _leave_out(experiment: Experiment, waiting: list[Cell], cell: Cell, why: str) -> None:
@@ -340,11 +374,6 @@ def _require_mixable(results: Results, cell: Cell, found: Found) -> None:
             f"{results.path(cell)} was made by other code: {found.why[0]}. Say --accept-code to take such results "
             "(reports name the revisions), or delete the file to run the cell again."
         )
-
-
-def _is_free(folder: Path) -> bool:
-    with held(_lock_of(folder)) as alone:
-        return alone
 
 
 def _lock_of(folder: Path) -> Path:

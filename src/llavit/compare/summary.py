@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llavit.compare.cells import Cell
 from llavit.compare.grid import Evaluation
+from llavit.compare.identity import require_same_order
 from llavit.compare.paired import Difference, difference, over_seeds
 from llavit.compare.scoring import tasks_of
 from llavit.evaluate.bench import FAMILIES
@@ -246,16 +248,11 @@ def _require_same_samples(lines: Iterable[Line]) -> None:
     Lines of one LLM and size must agree, and so must the two of a comparison across LLMs. LLMs that nobody compares may
     differ: a small one from scratch takes steps of its own.
     """
-    seen: dict[int, tuple[str, Any]] = {}
-    for line in lines:
-        for seed, record in line.records.items():
-            name = f"{line.llm}.{line.size}.{line.variant}.{seed}"
-            before = seen.setdefault(seed, (name, record["data"]))
-            if before[1] != record["data"]:
-                raise ValueError(
-                    f"{name} and {before[0]} did not see the same samples in the same order: they cannot be compared. "
-                    "A variant, or an LLM named under `against`, changes data, steps or batch size; make that a size"
-                )
+    require_same_order(
+        (Cell(line.variant, line.llm, line.size, seed), record["data"])
+        for line in lines
+        for seed, record in line.records.items()
+    )
 
 
 def _notes(experiment: Experiment, used: Sequence[Record], unchecked: int) -> list[str]:

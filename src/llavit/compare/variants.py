@@ -74,10 +74,10 @@ SHIPPED: dict[str, Variant] = {
         ("stages.0.learning_rates.visual_qkv=0",),
     ),
 }
-"""By name. `llava-layer-N` (LLaVA that reads tower layer N) and `llava-best-layer` (the best on val of LLaVA's
-own layer and the grid's candidates) come on top."""
+"""By name. `llava-layer-N` (LLaVA that reads tower layer N, also a negative one) and `llava-best-layer` (the best on
+val of LLaVA's own layer and the grid's candidates) come on top."""
 
-_LAYER = re.compile(r"llava-layer-(\d+)$")
+_LAYER = re.compile(r"llava-layer-(-?\d+)$")
 
 
 def variant_of(grid: Grid, name: str) -> Variant:
