@@ -1,6 +1,7 @@
 """The folder of a run where something ends it or something else asks for it."""
 
 import os
+import shutil
 import signal
 import threading
 from types import SimpleNamespace
@@ -46,6 +47,50 @@ def test_a_recipe_that_is_refused_leaves_the_folder_of_the_other_run_as_it_is(ti
     ):
         train(tiny.recipe("seed=1"), output=tmp_path, progress=False)
     assert (tmp_path / "recipe.yaml").read_bytes() == recipe
+
+
+ONE_STEP = ("stages.0.steps=1", "stages.1.steps=1")
+
+
+@pytest.fixture
+def movable(tiny, tmp_path):
+    """A recipe of one step a stage, and the folder of its LLM, which may be changed."""
+    shutil.copytree(tiny.llm, tmp_path / "llm")
+    return tiny.recipe(f"model.llm={tmp_path / 'llm'}", *ONE_STEP), tmp_path / "llm"
+
+
+def train_weights_again(folder):
+    """Make other weights of the same shapes lie in a folder."""
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-4] + bytes(4))
+
+
+def test_a_run_does_not_pass_for_one_from_what_its_first_model_was_before(movable, tmp_path, monkeypatch):
+    recipe, llm = movable
+    result = train(recipe, output=tmp_path / "out", progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(LlavitTrainer, "train", lambda *args, **kwargs: pytest.fail("trained again"))
+        assert train(recipe, output=tmp_path / "out", progress=False) == result
+    train_weights_again(llm)
+    with pytest.raises(
+        ValueError, match=r"pretrain comes from another training:\s+weights.llm: \w{16} there"
+    ):
+        train(recipe, output=tmp_path / "out", progress=False)
+
+
+def test_a_run_from_before_weights_counted_and_one_whose_first_model_is_gone_are_still_finished(
+    movable, tmp_path, monkeypatch
+):
+    recipe, llm = movable
+    with monkeypatch.context() as patch:
+        patch.setattr("llavit.train.store.weights_digest", lambda source: None)
+        train(recipe, output=tmp_path / "old", progress=False)
+    train(recipe, output=tmp_path / "new", progress=False)
+    monkeypatch.setattr(LlavitTrainer, "train", lambda *args, **kwargs: pytest.fail("trained again"))
+    train(recipe, output=tmp_path / "old", progress=False)
+    shutil.rmtree(llm)
+    for name in ("old", "new"):
+        assert train(recipe, output=tmp_path / name, progress=False) == tmp_path / name / "instruct"
 
 
 def test_a_second_run_in_the_folder_of_one_under_way_is_refused_and_touches_nothing(

@@ -48,6 +48,7 @@ from llavit.train.store import (
 )
 from llavit.train.throughput import peak_tflops
 from llavit.train.trainer import LlavitTrainer, checkpoints
+from llavit.train.weights import starter_part
 
 logger = logging.getLogger("llavit")
 
@@ -116,7 +117,7 @@ def train(
     for index, (stage, reader) in enumerate(zip(recipe.stages, readers, strict=True)):
         identity = stage_identity(recipe, index, reader.fingerprint, before)
         stores.append(StageStore(folder, stage, identity))
-        before = digest(identity)
+        before = digest(stores[-1].identity)
 
     dtype, reason = resolve_dtype(recipe.dtype)
     for stage, store in zip(recipe.stages, stores, strict=True):
@@ -377,19 +378,3 @@ def _load(source: str | Path, **switches: bool) -> tuple[Any, Any]:
     if has_adapters(model):
         merge_adapters(model)
     return model, LlavitProcessor.from_pretrained(source)
-
-
-def starter_part(source: str) -> str | Path:
-    """Resolve `starter:llm`, `starter:tower` and `starter:gemma`; anything else is a folder or a hub id."""
-    if not source.startswith("starter:"):
-        return source
-    from llavit.starter import gemma, weights
-
-    known = {
-        "starter:llm": weights.starter_llm,
-        "starter:tower": weights.starter_tower,
-        "starter:gemma": gemma.starter_gemma,
-    }
-    if source not in known:
-        raise ValueError(f"unknown starter part {source!r}, expected one of {', '.join(known)}")
-    return known[source]()

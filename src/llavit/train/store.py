@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 
 from llavit.train.recipe import Recipe, Stage
 from llavit.train.schema import to_plain
+from llavit.train.weights import weights_digest
 
 RECORD = "stage.json"
 UNFINISHED = "unfinished"
@@ -78,10 +79,26 @@ def stage_identity(recipe: Recipe, index: int, fingerprint: str, before: str | N
         for key, value in to_plain(recipe.model).items()
         if key not in _LATER_IN_MODEL or value != _LATER_IN_MODEL[key]
     }
-    start = {"model": model} if before is None else {"the stage before": before}
+    start = _starting_point(model) if before is None else {"the stage before": before}
     if recipe.feature_cache is not None:
         stage["features"] = "cached in bfloat16"
     return {**start, "seed": recipe.seed, "dtype": recipe.dtype, "stage": stage}
+
+
+def _starting_point(model: dict[str, Any]) -> dict[str, Any]:
+    """Say what the first stage starts from: by name, and by content what lies in folders."""
+    sources = {name: model[name] for name in ("vision", "llm", "checkpoint") if model[name] is not None}
+    digests = {name: weights_digest(source) for name, source in sources.items()}
+    weights = {name: found for name, found in digests.items() if found is not None}
+    return {"model": model, "weights": weights} if weights else {"model": model}
+
+
+def _as_recorded(identity: dict[str, Any], there: dict[str, Any]) -> dict[str, Any]:
+    """Leave out weights that are on record on one side only: in runs from before they counted, or deleted since."""
+    here = identity.get("weights", {})
+    weights = {name: here.get(name, found) for name, found in there.get("weights", {}).items()}
+    identity = {key: value for key, value in identity.items() if key != "weights"}
+    return {**identity, "weights": weights} if weights else identity
 
 
 def digest(identity: dict[str, Any]) -> str:
@@ -96,11 +113,17 @@ class StageStore:
         output: folder of the run.
         stage: the recipe's stage.
         identity: of `stage_identity`.
+
+    Attributes:
+        identity: the same, with what the folder's own record knows of the weights at the start.
     """
 
     def __init__(self, output: Path, stage: Stage, identity: dict[str, Any]):
         self.result = output / stage.name
         self.work = output / f"{stage.name}.work"
+        records = [folder / RECORD for folder in (self.result, self.work) if (folder / RECORD).is_file()]
+        if records:
+            identity = _as_recorded(identity, json.loads(records[0].read_text(encoding="utf-8")))
         self.identity = identity
 
     def finished(self) -> bool:
