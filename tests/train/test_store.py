@@ -1,9 +1,11 @@
 """The folder of a run where something ends it or something else asks for it."""
 
+import json
 import os
 import shutil
 import signal
 import threading
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +15,8 @@ from transformers import TrainerCallback
 from llavit.train.parts import freeze
 from llavit.train.run import train
 from llavit.train.stopping import Stopped
-from llavit.train.store import LOCK, StageStore
-from llavit.train.trainer import LlavitTrainer, checkpoints
+from llavit.train.store import LOCK, StageStore, checkpoints
+from llavit.train.trainer import LlavitTrainer
 
 
 class Killed(BaseException):
@@ -33,20 +35,41 @@ def killable():
     signal.signal(signal.SIGTERM, before)
 
 
-def test_a_recipe_that_is_refused_leaves_the_folder_of_the_other_run_as_it_is(tiny, tmp_path, monkeypatch):
-    def stopped(*args, **kwargs):
-        raise KeyboardInterrupt
+@pytest.fixture
+def stopped(monkeypatch):
+    """Within it, training stops where a function of the package is called."""
 
-    with monkeypatch.context() as patch:
-        patch.setattr(LlavitTrainer, "train", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            train(tiny.recipe(), output=tmp_path, progress=False)
+    @contextmanager
+    def at(place):
+        def stop(*args, **kwargs):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(f"llavit.train.{place}", stop)
+            yield
+
+    return at
+
+
+def test_a_recipe_that_is_refused_leaves_the_folder_of_the_other_run_as_it_is(tiny, tmp_path, stopped):
+    with stopped("run._publish"):
+        train(tiny.recipe("stages.0.save_every=4"), output=tmp_path, progress=False)
     recipe = (tmp_path / "recipe.yaml").read_bytes()
     with pytest.raises(
         ValueError, match=r"pretrain.work comes from another training:\s+seed: 0 there, 1 here"
     ):
         train(tiny.recipe("seed=1"), output=tmp_path, progress=False)
     assert (tmp_path / "recipe.yaml").read_bytes() == recipe
+
+
+def test_a_stage_that_ended_before_its_first_checkpoint_may_be_another_one(tiny, tmp_path, stopped):
+    with stopped("trainer.LlavitTrainer.train"):
+        train(tiny.recipe(), output=tmp_path, progress=False)
+    (tmp_path / "pretrain.work/base").mkdir()
+    with stopped("trainer.LlavitTrainer.train"):
+        train(tiny.recipe("seed=1"), output=tmp_path, progress=False)
+    assert json.loads((tmp_path / "pretrain.work/stage.json").read_text())["seed"] == 1
+    assert not (tmp_path / "pretrain.work/base").exists()  # of the model before
 
 
 ONE_STEP = ("stages.0.steps=1", "stages.1.steps=1")
@@ -122,15 +145,10 @@ def test_a_run_goes_on_after_one_that_ended_a_moment_later(tiny, tmp_path):
     assert (tmp_path / "instruct").is_dir()
 
 
-def test_a_checkpoint_whose_state_is_damaged_says_which_it_is(tiny, tmp_path, monkeypatch):
-    def stopped(*args, **kwargs):
-        raise KeyboardInterrupt
-
+def test_a_checkpoint_whose_state_is_damaged_says_which_it_is(tiny, tmp_path, stopped):
     recipe = tiny.recipe("stages.0.save_every=1")
-    with monkeypatch.context() as patch:
-        patch.setattr("llavit.train.run._publish", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            train(recipe, output=tmp_path, progress=False)
+    with stopped("run._publish"):
+        train(recipe, output=tmp_path, progress=False)
     newest = checkpoints(tmp_path / "pretrain.work")[-1]
     state = newest / "trainer_state.json"
     state.write_text(state.read_text()[:-100])

@@ -106,6 +106,12 @@ def digest(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """List the whole checkpoints in a folder, oldest first."""
+    found = [path for path in folder.glob("checkpoint-*") if path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
 class StageStore:
     """One stage's folders.
 
@@ -121,9 +127,9 @@ class StageStore:
     def __init__(self, output: Path, stage: Stage, identity: dict[str, Any]):
         self.result = output / stage.name
         self.work = output / f"{stage.name}.work"
-        records = [folder / RECORD for folder in (self.result, self.work) if (folder / RECORD).is_file()]
-        if records:
-            identity = _as_recorded(identity, json.loads(records[0].read_text(encoding="utf-8")))
+        folder = self._holds()
+        if folder is not None and (folder / RECORD).is_file():
+            identity = _as_recorded(identity, json.loads((folder / RECORD).read_text(encoding="utf-8")))
         self.identity = identity
 
     def finished(self) -> bool:
@@ -131,13 +137,13 @@ class StageStore:
 
         Raises:
             ValueError: a folder is there, of the result or of the stage under way, that holds something else: another
-                training, or none at all.
+                training, or none at all. Of a stage under way nothing counts that ended before its first checkpoint.
         """
-        if not self.result.exists():
-            if (self.work / RECORD).exists():
-                self._check(self.work)
+        folder = self._holds()
+        if folder is not None:
+            self._check(folder)
+        if folder != self.result:
             return False
-        self._check(self.result)
         shutil.rmtree(
             self.work, ignore_errors=True
         )  # left by a run that was killed between its last two lines
@@ -147,9 +153,12 @@ class StageStore:
         """Open the working folder, new or as a killed run left it, without what that one had not finished to write.
 
         Half a checkpoint is as large as a whole one: where a full disk ended the run, the next one needs its place.
+        Without any checkpoint nothing stays, as it may be of another training.
         """
         for name in (UNFINISHED, RESULT):
             shutil.rmtree(self.work / name, ignore_errors=True)
+        if (self.work / RECORD).exists() and not checkpoints(self.work):
+            shutil.rmtree(self.work)
         if not (self.work / RECORD).exists():
             self.work.mkdir(parents=True, exist_ok=True)
             write_text(self.work / RECORD, json.dumps(self.identity, indent=2))
@@ -159,6 +168,12 @@ class StageStore:
         write_text(folder / RECORD, json.dumps(self.identity, indent=2))
         put_in_place(folder, self.result)
         shutil.rmtree(self.work)
+
+    def _holds(self) -> Path | None:
+        """Give the folder of what has been trained: the result, or the stage under way once it has a checkpoint."""
+        if self.result.exists():
+            return self.result
+        return self.work if checkpoints(self.work) else None
 
     def _check(self, folder: Path) -> None:
         record = folder / RECORD
