@@ -30,3 +30,25 @@ def test_what_the_last_stage_cannot_do_shows_before_the_first_one_runs(
     with pytest.raises(error, match=message):
         train(tiny.recipe(*split, f"stages.1.{override}"), output=tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["stages.1.lora={rank: 2, targets: [q_pro]}"],
+            "the LLM has no linear layer 'q_pro'; it has .*q_proj",
+        ),
+        (
+            ["model.visual_qkv=false", "stages.1.learning_rates={visual_qkv: 1e-3}"],
+            "nothing to train: parts with a learning rate are visual_qkv, and this model has none",
+        ),
+    ],
+)
+def test_what_the_model_of_the_last_stage_lacks_shows_before_the_first_one_runs(
+    tiny, tmp_path, monkeypatch, overrides, message
+):
+    monkeypatch.setattr(run_module, "_start", lambda spec: pytest.fail("the first stage began"))
+    with pytest.raises(ValueError, match=message):
+        train(tiny.recipe(*overrides), output=tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()

@@ -319,6 +319,14 @@ def test_records_at_hand_are_counted(tiny):
     assert pretrain.samples == 24
 
 
+def test_a_file_at_hand_is_counted_though_its_name_is_known(tiny, tmp_path):
+    known = tmp_path / "llava_v1_5_mix665k.json"
+    known.write_bytes(tiny.data.read_bytes())
+    for path, samples in ((known, 12), ("elsewhere/llava_v1_5_mix665k.json", 665_298)):
+        recipe = tiny.recipe("stages.0.steps=null", f"stages.0.data.path={path}")
+        assert estimate(recipe, length=32)[0].samples == samples
+
+
 def test_the_command_says_whether_it_fits(tiny):
     shown = CliRunner().invoke(app, ["estimate", str(tiny.recipe_file), "--length", "64", "--gpus", "2"])
     assert shown.exit_code == 0, shown.stderr

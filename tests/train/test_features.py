@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from llavit import LlavitModel
+from llavit.data import FeatureCache
+from llavit.train.features import _one_run_at_a_time
 from llavit.train.lora import hold_frozen
 from llavit.train.parts import freeze
 from llavit.train.progress import read_step_log
@@ -42,6 +45,24 @@ def test_a_second_run_computes_no_features_and_has_the_same_losses(tiny, plain, 
 
     monkeypatch.setattr(LlavitModel, "encode_images", encode_images)
     assert losses(train(recipe, output=tmp_path / "second", progress=False)) == first
+
+
+def test_a_run_that_waited_for_another_computes_nothing_of_what_that_one_did(tmp_path):
+    images = [Image.new("RGB", (2, 2), (shade, 0, 0)) for shade in range(6)]
+    one, waiting = FeatureCache(tmp_path, {}), []
+
+    def encode(batch):
+        if one.rows:  # the other run starts now, with a part of this one's images on the disk
+            waiting.append(FeatureCache(tmp_path, {}))
+        return torch.ones(len(batch), 4, 8)
+
+    with _one_run_at_a_time(one):
+        assert one.add(images, encode, batch_size=2) == 6
+    other = waiting[0]
+    assert 0 < len(other) < 6
+    with _one_run_at_a_time(other):
+        assert other.add(images, lambda batch: pytest.fail("computed again")) == 0
+    assert len(other) == 6
 
 
 def test_both_stages_share_features_though_the_first_saves_a_rounded_tower(tiny, tmp_path):

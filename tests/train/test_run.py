@@ -21,7 +21,8 @@ from llavit.train.progress import read_step_log
 from llavit.train.recipe import RECIPES, load_recipe
 from llavit.train.run import train
 from llavit.train.stopping import EXIT_STATUS
-from llavit.train.trainer import LlavitTrainer, checkpoints
+from llavit.train.store import checkpoints
+from llavit.train.trainer import LlavitTrainer
 from tests.model.families import SIDE, TOWERS
 from tests.train.processes import train_in
 

@@ -1,8 +1,11 @@
 """The folder of a run where something ends it or something else asks for it."""
 
+import json
 import os
+import shutil
 import signal
 import threading
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -12,8 +15,8 @@ from transformers import TrainerCallback
 from llavit.train.parts import freeze
 from llavit.train.run import train
 from llavit.train.stopping import Stopped
-from llavit.train.store import LOCK, StageStore
-from llavit.train.trainer import LlavitTrainer, checkpoints
+from llavit.train.store import LOCK, StageStore, checkpoints
+from llavit.train.trainer import LlavitTrainer
 
 
 class Killed(BaseException):
@@ -32,20 +35,85 @@ def killable():
     signal.signal(signal.SIGTERM, before)
 
 
-def test_a_recipe_that_is_refused_leaves_the_folder_of_the_other_run_as_it_is(tiny, tmp_path, monkeypatch):
-    def stopped(*args, **kwargs):
-        raise KeyboardInterrupt
+@pytest.fixture
+def stopped(monkeypatch):
+    """Within it, training stops where a function of the package is called."""
 
-    with monkeypatch.context() as patch:
-        patch.setattr(LlavitTrainer, "train", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            train(tiny.recipe(), output=tmp_path, progress=False)
+    @contextmanager
+    def at(place):
+        def stop(*args, **kwargs):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(f"llavit.train.{place}", stop)
+            yield
+
+    return at
+
+
+def test_a_recipe_that_is_refused_leaves_the_folder_of_the_other_run_as_it_is(tiny, tmp_path, stopped):
+    with stopped("run._publish"):
+        train(tiny.recipe("stages.0.save_every=4"), output=tmp_path, progress=False)
     recipe = (tmp_path / "recipe.yaml").read_bytes()
     with pytest.raises(
         ValueError, match=r"pretrain.work comes from another training:\s+seed: 0 there, 1 here"
     ):
         train(tiny.recipe("seed=1"), output=tmp_path, progress=False)
     assert (tmp_path / "recipe.yaml").read_bytes() == recipe
+
+
+def test_a_stage_that_ended_before_its_first_checkpoint_may_be_another_one(tiny, tmp_path, stopped):
+    with stopped("trainer.LlavitTrainer.train"):
+        train(tiny.recipe(), output=tmp_path, progress=False)
+    (tmp_path / "pretrain.work/base").mkdir()
+    with stopped("trainer.LlavitTrainer.train"):
+        train(tiny.recipe("seed=1"), output=tmp_path, progress=False)
+    assert json.loads((tmp_path / "pretrain.work/stage.json").read_text())["seed"] == 1
+    assert not (tmp_path / "pretrain.work/base").exists()  # of the model before
+
+
+ONE_STEP = ("stages.0.steps=1", "stages.1.steps=1")
+
+
+@pytest.fixture
+def movable(tiny, tmp_path):
+    """A recipe of one step a stage, and the folder of its LLM, which may be changed."""
+    shutil.copytree(tiny.llm, tmp_path / "llm")
+    return tiny.recipe(f"model.llm={tmp_path / 'llm'}", *ONE_STEP), tmp_path / "llm"
+
+
+def train_weights_again(folder):
+    """Make other weights of the same shapes lie in a folder."""
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-4] + bytes(4))
+
+
+def test_a_run_does_not_pass_for_one_from_what_its_first_model_was_before(movable, tmp_path, monkeypatch):
+    recipe, llm = movable
+    result = train(recipe, output=tmp_path / "out", progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(LlavitTrainer, "train", lambda *args, **kwargs: pytest.fail("trained again"))
+        assert train(recipe, output=tmp_path / "out", progress=False) == result
+    train_weights_again(llm)
+    with pytest.raises(
+        ValueError, match=r"pretrain comes from another training:\s+weights.llm: \w{16} there"
+    ):
+        train(recipe, output=tmp_path / "out", progress=False)
+
+
+def test_a_run_from_before_weights_counted_and_one_whose_first_model_is_gone_are_still_finished(
+    movable, tmp_path, monkeypatch
+):
+    recipe, llm = movable
+    with monkeypatch.context() as patch:
+        patch.setattr("llavit.train.store.weights_digest", lambda source: None)
+        train(recipe, output=tmp_path / "old", progress=False)
+    train(recipe, output=tmp_path / "new", progress=False)
+    monkeypatch.setattr(LlavitTrainer, "train", lambda *args, **kwargs: pytest.fail("trained again"))
+    train(recipe, output=tmp_path / "old", progress=False)
+    shutil.rmtree(llm)
+    for name in ("old", "new"):
+        assert train(recipe, output=tmp_path / name, progress=False) == tmp_path / name / "instruct"
 
 
 def test_a_second_run_in_the_folder_of_one_under_way_is_refused_and_touches_nothing(
@@ -77,15 +145,10 @@ def test_a_run_goes_on_after_one_that_ended_a_moment_later(tiny, tmp_path):
     assert (tmp_path / "instruct").is_dir()
 
 
-def test_a_checkpoint_whose_state_is_damaged_says_which_it_is(tiny, tmp_path, monkeypatch):
-    def stopped(*args, **kwargs):
-        raise KeyboardInterrupt
-
+def test_a_checkpoint_whose_state_is_damaged_says_which_it_is(tiny, tmp_path, stopped):
     recipe = tiny.recipe("stages.0.save_every=1")
-    with monkeypatch.context() as patch:
-        patch.setattr("llavit.train.run._publish", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            train(recipe, output=tmp_path, progress=False)
+    with stopped("run._publish"):
+        train(recipe, output=tmp_path, progress=False)
     newest = checkpoints(tmp_path / "pretrain.work")[-1]
     state = newest / "trainer_state.json"
     state.write_text(state.read_text()[:-100])

@@ -11,7 +11,8 @@ from llavit.train import arguments as arguments_module
 from llavit.train import trainer as trainer_module
 from llavit.train.arguments import total_samples, training_arguments
 from llavit.train.order import SeededOrder
-from llavit.train.trainer import LlavitTrainer, checkpoints, load_weights
+from llavit.train.store import checkpoints
+from llavit.train.trainer import LlavitTrainer, load_weights
 from tests.model.families import LLMS, config_of
 
 

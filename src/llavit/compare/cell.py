@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from llavit.train.schema import to_plain
 from llavit.train.store import write_text
 
 CLOCK = "clock.json"
+_WRITE_EVERY = 30.0  # seconds; what a run that is killed loses of its time
 
 
 def run_cell(
@@ -175,10 +177,32 @@ def _clock(path: Path) -> Iterator[dict[str, Any]]:
     clock = {**before, "codes": list(codes)}
     write_text(path, json.dumps(clock))  # now: a run that is killed has taken part too
     start = time.monotonic()
-    try:
-        with peak_memory() as peak:
-            yield clock
-    finally:
+
+    def write() -> None:
         clock["seconds"] = before["seconds"] + time.monotonic() - start
         clock["peak"] = max(before["peak"], peak.bytes)
         write_text(path, json.dumps(clock))
+
+    try:
+        with peak_memory() as peak, _now_and_then(write):
+            yield clock
+    finally:
+        write()
+
+
+@contextmanager
+def _now_and_then(act: Callable[[], None]) -> Iterator[None]:
+    """Call a function all the while, from a thread of its own."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.wait(_WRITE_EVERY):
+            act()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -15,8 +15,8 @@ from llavit.compare.scoring import tasks_of
 from llavit.train.arguments import total_samples
 from llavit.train.order import SeededOrder
 from llavit.train.recipe import Recipe
-from llavit.train.run import starter_part
 from llavit.train.store import digest, stage_identity
+from llavit.train.weights import starter_part
 
 PACKAGE = Path(__file__).parents[1]
 _CODE: tuple[str, ...] = (

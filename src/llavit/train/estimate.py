@@ -185,9 +185,8 @@ def _samples(recipe: Recipe, stage: Stage) -> int | None:
     data = stage.data
     if data.path is None:
         return None
-    records = known_records(data.path)
-    if records is None and Path(data.path).is_file():
-        records = len(data.open(recipe.seed))
+    at_hand = Path(data.path).is_file()
+    records = len(data.open(recipe.seed)) if at_hand else known_records(data.path)
     if records is None:
         return None
     return round(stage.epochs * min(records, data.limit or records))

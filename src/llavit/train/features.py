@@ -105,7 +105,5 @@ def _one_run_at_a_time(cache: FeatureCache) -> Iterator[None]:
     from filelock import FileLock
 
     with FileLock(cache.folder / ".lock"):
-        known = {part for part, _, _ in cache.rows.values()}
-        if any(path.name not in known for path in cache.folder.glob("part-*.bin")):
-            cache.refresh()
+        cache.refresh()  # also parts that are known: the run before may have been at one when this one looked
         yield

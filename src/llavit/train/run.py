@@ -23,13 +23,14 @@ from llavit.model.chat import DEFAULT_CHAT_TEMPLATE
 from llavit.model.compat import recompute_activations
 from llavit.precision import resolve_attention, resolve_dtype, resolve_frozen_dtype
 from llavit.progress import quiet_transformers
-from llavit.train.arguments import micro_batches, total_steps, training_arguments
+from llavit.train.arguments import total_steps, training_arguments
+from llavit.train.checks import check_stages
 from llavit.train.compiling import compile_layers
 from llavit.train.distributed import check_launcher, forget_deepspeed, is_first_process
 from llavit.train.features import prepare_features
 from llavit.train.freeing import TrimHeap, free_memory, held_heap
 from llavit.train.logs import TensorBoardLog, WandbLog
-from llavit.train.lora import adapt, check_lora_and_dtype, hold_frozen, move_base
+from llavit.train.lora import adapt, hold_frozen, move_base
 from llavit.train.parts import freeze, parts_table
 from llavit.train.progress import STEP_LOG, StageProgress, StepLog
 from llavit.train.recipe import ModelSpec, Recipe, Stage
@@ -39,6 +40,7 @@ from llavit.train.store import (
     LOCK,
     RESULT,
     StageStore,
+    checkpoints,
     digest,
     held,
     reading,
@@ -47,7 +49,8 @@ from llavit.train.store import (
     write_text,
 )
 from llavit.train.throughput import peak_tflops
-from llavit.train.trainer import LlavitTrainer, checkpoints
+from llavit.train.trainer import LlavitTrainer
+from llavit.train.weights import starter_part
 
 logger = logging.getLogger("llavit")
 
@@ -116,13 +119,11 @@ def train(
     for index, (stage, reader) in enumerate(zip(recipe.stages, readers, strict=True)):
         identity = stage_identity(recipe, index, reader.fingerprint, before)
         stores.append(StageStore(folder, stage, identity))
-        before = digest(identity)
+        before = digest(stores[-1].identity)
 
     dtype, reason = resolve_dtype(recipe.dtype)
-    for stage, store in zip(recipe.stages, stores, strict=True):
-        if not store.finished():  # what the last stage stops at shows now as well
-            micro_batches(stage)
-            check_lora_and_dtype(stage, dtype)
+    stages = zip(recipe.stages, stores, strict=True)
+    check_stages(recipe.model, [stage for stage, store in stages if not store.finished()], dtype)
     logger.info("computing in %s: %s", str(dtype).removeprefix("torch."), reason)
 
     if not first:
@@ -377,19 +378,3 @@ def _load(source: str | Path, **switches: bool) -> tuple[Any, Any]:
     if has_adapters(model):
         merge_adapters(model)
     return model, LlavitProcessor.from_pretrained(source)
-
-
-def starter_part(source: str) -> str | Path:
-    """Resolve `starter:llm`, `starter:tower` and `starter:gemma`; anything else is a folder or a hub id."""
-    if not source.startswith("starter:"):
-        return source
-    from llavit.starter import gemma, weights
-
-    known = {
-        "starter:llm": weights.starter_llm,
-        "starter:tower": weights.starter_tower,
-        "starter:gemma": gemma.starter_gemma,
-    }
-    if source not in known:
-        raise ValueError(f"unknown starter part {source!r}, expected one of {', '.join(known)}")
-    return known[source]()

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 
 from llavit.train.recipe import Recipe, Stage
 from llavit.train.schema import to_plain
+from llavit.train.weights import weights_digest
 
 RECORD = "stage.json"
 UNFINISHED = "unfinished"
@@ -78,15 +79,37 @@ def stage_identity(recipe: Recipe, index: int, fingerprint: str, before: str | N
         for key, value in to_plain(recipe.model).items()
         if key not in _LATER_IN_MODEL or value != _LATER_IN_MODEL[key]
     }
-    start = {"model": model} if before is None else {"the stage before": before}
+    start = _starting_point(model) if before is None else {"the stage before": before}
     if recipe.feature_cache is not None:
         stage["features"] = "cached in bfloat16"
     return {**start, "seed": recipe.seed, "dtype": recipe.dtype, "stage": stage}
 
 
+def _starting_point(model: dict[str, Any]) -> dict[str, Any]:
+    """Say what the first stage starts from: by name, and by content what lies in folders."""
+    sources = {name: model[name] for name in ("vision", "llm", "checkpoint") if model[name] is not None}
+    digests = {name: weights_digest(source) for name, source in sources.items()}
+    weights = {name: found for name, found in digests.items() if found is not None}
+    return {"model": model, "weights": weights} if weights else {"model": model}
+
+
+def _as_recorded(identity: dict[str, Any], there: dict[str, Any]) -> dict[str, Any]:
+    """Leave out weights that are on record on one side only: in runs from before they counted, or deleted since."""
+    here = identity.get("weights", {})
+    weights = {name: here.get(name, found) for name, found in there.get("weights", {}).items()}
+    identity = {key: value for key, value in identity.items() if key != "weights"}
+    return {**identity, "weights": weights} if weights else identity
+
+
 def digest(identity: dict[str, Any]) -> str:
     """Shorten an identity to one word."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """List the whole checkpoints in a folder, oldest first."""
+    found = [path for path in folder.glob("checkpoint-*") if path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 class StageStore:
@@ -96,11 +119,17 @@ class StageStore:
         output: folder of the run.
         stage: the recipe's stage.
         identity: of `stage_identity`.
+
+    Attributes:
+        identity: the same, with what the folder's own record knows of the weights at the start.
     """
 
     def __init__(self, output: Path, stage: Stage, identity: dict[str, Any]):
         self.result = output / stage.name
         self.work = output / f"{stage.name}.work"
+        folder = self._holds()
+        if folder is not None and (folder / RECORD).is_file():
+            identity = _as_recorded(identity, json.loads((folder / RECORD).read_text(encoding="utf-8")))
         self.identity = identity
 
     def finished(self) -> bool:
@@ -108,13 +137,13 @@ class StageStore:
 
         Raises:
             ValueError: a folder is there, of the result or of the stage under way, that holds something else: another
-                training, or none at all.
+                training, or none at all. Of a stage under way nothing counts that ended before its first checkpoint.
         """
-        if not self.result.exists():
-            if (self.work / RECORD).exists():
-                self._check(self.work)
+        folder = self._holds()
+        if folder is not None:
+            self._check(folder)
+        if folder != self.result:
             return False
-        self._check(self.result)
         shutil.rmtree(
             self.work, ignore_errors=True
         )  # left by a run that was killed between its last two lines
@@ -124,9 +153,12 @@ class StageStore:
         """Open the working folder, new or as a killed run left it, without what that one had not finished to write.
 
         Half a checkpoint is as large as a whole one: where a full disk ended the run, the next one needs its place.
+        Without any checkpoint nothing stays, as it may be of another training.
         """
         for name in (UNFINISHED, RESULT):
             shutil.rmtree(self.work / name, ignore_errors=True)
+        if (self.work / RECORD).exists() and not checkpoints(self.work):
+            shutil.rmtree(self.work)
         if not (self.work / RECORD).exists():
             self.work.mkdir(parents=True, exist_ok=True)
             write_text(self.work / RECORD, json.dumps(self.identity, indent=2))
@@ -136,6 +168,12 @@ class StageStore:
         write_text(folder / RECORD, json.dumps(self.identity, indent=2))
         put_in_place(folder, self.result)
         shutil.rmtree(self.work)
+
+    def _holds(self) -> Path | None:
+        """Give the folder of what has been trained: the result, or the stage under way once it has a checkpoint."""
+        if self.result.exists():
+            return self.result
+        return self.work if checkpoints(self.work) else None
 
     def _check(self, folder: Path) -> None:
         record = folder / RECORD

@@ -40,7 +40,7 @@ from llavit.train.order import SeededOrder, by_length
 from llavit.train.parts import freeze, optimizer_groups
 from llavit.train.recipe import Stage
 from llavit.train.stopping import ignore_sigterm
-from llavit.train.store import UNFINISHED, put_in_place, reading
+from llavit.train.store import UNFINISHED, checkpoints, put_in_place, reading
 from llavit.train.throughput import COUNTS, Throughput, count
 
 OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
@@ -361,9 +361,3 @@ def load_weights(model: PreTrainedModel, folder: str | Path) -> None:
     if wrong:
         raise ValueError(f"{len(wrong)} weights are missing or unknown, first {', '.join(wrong[:3])}")
     model.load_state_dict(saved.state_dict())
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """List the whole checkpoints in a folder, oldest first."""
-    found = [path for path in folder.glob("checkpoint-*") if path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
