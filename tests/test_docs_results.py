@@ -133,7 +133,60 @@ def of_smollm2(size, variant="llavit"):
     return one
 
 
-def test_what_is_said_of_gemma_is_what_its_cell_has():
+def comparison(llm, variant, baseline_llm=None):
+    """One with full training against LLaVA, on the same LLM if no other is named."""
+    (one,) = [
+        one
+        for one in summary("results")["comparisons"]
+        if (one["llm"], one["size"], one["variant"], one["baseline"]) == (llm, "full", variant, "llava")
+        and one["baseline_llm"] == (baseline_llm or llm)
+    ]
+    return one
+
+
+def test_the_readme_has_the_gains_on_each_llm_and_of_each_change():
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    for name, llm in (
+        ("SmolLM2-135M", "smollm2"),
+        ("Gemma 3 270M", "gemma"),
+        ("a decoder of 4.9 M from scratch", "small"),
+    ):
+        one = comparison(llm, "llavit")
+        scores = f"{100 * one['baseline_mean']:.1f} | {100 * one['mean']:.1f}"
+        assert f"| {name} | {len(one['seeds'])} | {scores} | {with_interval(one)} |" in readme
+    gains = [
+        f"{100 * comparison('smollm2', v)['gain']:+.1f}"
+        for v in ("visual-qkv", "local-global", "bidirectional", "llava-wide-projector")
+    ]
+    said = "visual QKV alone bring {} points, tower layers alone {}, the mask alone {}; a LLaVA with as many parameters"
+    assert (said + " more in its projector {}").format(*gains) in readme
+
+
+def test_other_rates_of_llava_are_said_to_change_nothing_beyond_chance():
+    rates = ("llava-llm-fast", "llava-llm-faster", "llava-projector-fast")
+    found = {v: cells(f"smollm2.full.{v}")[0] for v in (*rates, "llava")}
+    assert all(c["ci95"][0] < 0 < c["ci95"][1] for c in (comparison("smollm2", v) for v in rates))
+    val = {v: one["curve"][-1]["score"] for v, one in found.items()}
+    assert "On val they end at {:.1f}, {:.1f} and {:.1f}, as it is at {:.1f};".format(
+        *(100 * val[v] for v in found)
+    ) in " ".join(TEXT.split())
+    best = max(val, key=val.__getitem__)
+    over = said_of(by_kind(cells("smollm2.full.llavit")[0], found[best])[0])
+    assert f"beats the best on val by {over}" in " ".join(TEXT.split())
+
+
+def test_what_is_said_of_gemma_is_what_its_cells_have():
+    with_gemma, with_smollm2 = (cells(f"{llm}.full.llavit")[0] for llm in ("gemma", "smollm2"))
+    together, kinds = by_kind(with_gemma, with_smollm2)
+    assert together.low < 0 < together.high and kinds["chart"].low > 0
+    charts = (100 * with_gemma["test"]["tasks"]["chart@test"]["score"], 100 * kinds["chart"].mean)
+    assert "in charts ({:.1f}) it is {:.1f} points ahead".format(*charts) in " ".join(TEXT.split())
+    _, over_llava = by_kind(with_gemma, cells("gemma.full.llava")[0])
+    assert {kind for kind, one in over_llava.items() if one.low <= 0} == {"size"}
+    assert f"beats LLaVA** by {with_interval(comparison('gemma', 'llavit'))} points" in TEXT
+
+
+def test_what_is_said_of_the_larger_llava_is_what_its_cell_has():
     (gemma,), llava, llavit = (cells(f"{name}.full.{v}") for name, v in (GEMMA, SMALL, ("smollm2", "llavit")))
     text = " ".join(TEXT.split())
     sizes = [one["parameters"]["instruct"]["total"] / 1e6 for one in (llavit[0], gemma)]
