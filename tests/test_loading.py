@@ -73,3 +73,11 @@ def test_a_model_that_is_spread_by_a_device_map_is_left_where_it_is(tiny, tmp_pa
     assert model.device.type == "cpu" and not model.training
     with pytest.raises(ValueError, match="device='cuda' and device_map='auto': expected one of them"):
         load_model(tmp_path, device="cuda", device_map="auto")
+
+
+def test_a_model_in_a_folder_of_a_repository_is_loaded_with_its_processor(tiny, tmp_path):
+    model, processor = tiny.build()
+    model.save_pretrained(tmp_path / "inside")
+    processor.save_pretrained(tmp_path / "inside")
+    _, again = load_model(tmp_path, subfolder="inside", dtype="float32", device="cpu")
+    assert again.image_seq_length == processor.image_seq_length

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from llavit.model.adapters import ADAPTER, base_of, find_adapters, has_adapters, merge_adapters
+from llavit.model.compat import LOCATION
 from llavit.model.modeling import LlavitForConditionalGeneration
 from llavit.model.processor import LlavitProcessor
 from llavit.model.quantize import is_int8, quantize_int8
@@ -62,7 +63,7 @@ def load_model(
             f"device={device!r} and device_map={kwargs['device_map']!r}: expected one of them, got both"
         )
     require_source(pretrained)
-    location = {key: kwargs[key] for key in ("revision",) if key in kwargs}
+    location = {key: kwargs[key] for key in LOCATION if key in kwargs}
     stated, _ = PreTrainedConfig.get_config_dict(pretrained, **location)
     if stated.get("model_type") == "llava":
         kwargs = {"visual_qkv": False, "bidirectional_visual_attention": False, **kwargs}

@@ -324,3 +324,48 @@ def test_a_llava_processor_loads_unchanged(template, tmp_path):
     assert torch.equal(
         loaded.encode(messages)["input_ids"], llava.apply_chat_template(messages, **options)["input_ids"][0]
     )
+
+
+def test_visual_tokens_in_what_the_assistant_says_are_not_learned():
+    turns = [
+        user(text("Draw it.")),
+        {"role": "assistant", "content": [text("Here: "), image(), text(" Done.")]},
+    ]
+    encoded = processor().encode(turns, return_labels=True)
+    visual = encoded["image_ids"] >= 0
+    assert int(visual.sum()) == PER_IMAGE
+    assert (encoded["labels"][visual] == IGNORED).all()
+    assert (encoded["labels"] != IGNORED).any()
+
+
+def test_a_batch_of_pixels_counts_as_many_images():
+    pixels = torch.randint(0, 255, (2, 3, SIDE, SIDE), dtype=torch.uint8)
+    assert len(processor()(images=pixels, text=["<image> a", "<image> b"])["pixel_values"]) == 2
+
+
+def test_every_way_in_gives_the_pixels_that_are_trained_on(tmp_path):
+    own = processor()
+    clear = Image.new("RGBA", (20, 30), (0, 0, 0, 0))
+    deep = Image.frombytes("I;16", (20, 30), bytes(range(200)) * 6)
+    turned = Image.new("RGB", (20, 30), "red")
+    turned.paste("blue", (0, 0, 20, 15))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    clear.save(tmp_path / "clear.png")
+    deep.save(tmp_path / "deep.png")
+    turned.save(tmp_path / "turned.png", exif=exif)
+    for path in sorted(tmp_path.glob("*.png")):
+        expected = own.pixel_values([path])
+        opened = Image.open(path)
+        parts = [
+            {"type": "image", key: value} for key, value in (("path", str(path)), ("url", path.as_uri()))
+        ]
+        ways = [own(images=each, text="<image>", return_tensors="pt") for each in (opened, str(path))]
+        ways += [
+            own.apply_chat_template(
+                [user(part, text("What?"))], tokenize=True, return_dict=True, return_tensors="pt"
+            )
+            for part in (*parts, {"type": "image", "image": opened})
+        ]
+        for way in ways:
+            torch.testing.assert_close(way["pixel_values"], expected, msg=path.name)

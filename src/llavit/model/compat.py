@@ -15,6 +15,9 @@ from transformers import LlavaModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.llava.modeling_llava import LlavaModelOutputWithPast
 
+LOCATION = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+"""Arguments of `from_pretrained` that say where something lies, and how it is fetched."""
+
 CACHE = "cache" if "cache" in inspect.signature(LlavaModel.forward).parameters else "past_key_values"
 """The name by which the installed transformers calls the cache of keys and values."""
 

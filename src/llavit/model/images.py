@@ -130,7 +130,10 @@ def to_rgb(picture: Image.Image, owner: str = "image") -> Image.Image:
 
 
 def load_image(image: ImageLike, owner: str = "image") -> Image.Image:
-    """Return an RGB image: `open_image`, then `to_rgb`. The only place where llavit reads images.
+    """Return an RGB image: `open_image`, then `to_rgb`. How llavit reads images, whichever way they come.
+
+    (transformers' pipeline, and its loading of `http` URLs, read them their own way: transparent is black there, and 16
+    bits are cut to 8.)
 
     Args:
         image: a picture, its path (or `file://` URL), its bytes, or a `data:` URL.

@@ -16,6 +16,7 @@ from llavit.model.adapters import (
     save_adapters,
 )
 from llavit.model.checkpoint import VISUAL_KEY, llava_key_mapping
+from llavit.model.compat import LOCATION
 from llavit.model.configuration import LlavitConfig
 from llavit.model.quantize import register_int8
 from llavit.model.routing import routed_linears
@@ -23,7 +24,6 @@ from llavit.model.routing import routed_linears
 logger = logging.getLogger(__name__)
 
 _SWITCHES = ("visual_qkv", "bidirectional_visual_attention")
-_LOCATION = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 register_int8()
 
@@ -63,7 +63,7 @@ class LlavitPreTrainedModel(LlavaPreTrainedModel):
             ```
         """
         config = kwargs.pop("config", None)
-        location = {key: kwargs[key] for key in _LOCATION if key in kwargs}
+        location = {key: kwargs[key] for key in LOCATION if key in kwargs}
         if not isinstance(config, LlavitConfig):
             config = LlavitConfig.from_pretrained(config or pretrained_model_name_or_path, **location)
         for switch in _SWITCHES:

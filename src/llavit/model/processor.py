@@ -1,10 +1,12 @@
 """Processor: conversations and images in, tokens and pixels out."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from transformers import LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
@@ -17,11 +19,10 @@ from llavit.model.chat import (
     space_after_image,
     with_images,
 )
+from llavit.model.compat import LOCATION
 from llavit.model.configuration import LlavitConfig
 from llavit.model.images import count_image_tokens, load_image, message_images, processed_size
 from llavit.model.masks import TEXT
-
-_LOCATION = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 IGNORED = -100
 """Label of a token that is not to be learned."""
@@ -74,7 +75,7 @@ class LlavitProcessor(LlavaProcessor):
         strategy = processor.vision_feature_select_strategy
         no_cls = strategy == "default" and not processor.num_additional_image_tokens
         if processor.patch_size is None or strategy is None or no_cls:
-            location = {key: kwargs[key] for key in _LOCATION if key in kwargs}
+            location = {key: kwargs[key] for key in LOCATION if key in kwargs}
             config = LlavitConfig.from_pretrained(pretrained_model_name_or_path, **location)
             processor.patch_size = config.tower.patch_size
             processor.vision_feature_select_strategy = config.vision_feature_select_strategy
@@ -142,9 +143,12 @@ class LlavitProcessor(LlavaProcessor):
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
         """Tokenise rendered text and process images, as transformers' `LlavaProcessor` does.
 
+        Pictures and files are read as in training (`load_image`): upright, white where they are transparent.
+
         Raises:
-            ValueError: if the number of image tokens in the text is not that of the images.
+            ValueError: if the number of image tokens in the text is not that of the images, or an unreadable image.
         """
+        images = _as_trained_on(images)
         if text is not None:
             expected = sum(t.count(self.image_token) for t in ([text] if isinstance(text, str) else text))
             got = _count_images(images)
@@ -153,6 +157,18 @@ class LlavitProcessor(LlavaProcessor):
                     f"number of images: the text has {expected} {self.image_token} tokens, {got} images were given"
                 )
         return super().__call__(images=images, text=text, **kwargs)
+
+    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
+        """Render a conversation, or several, and with `tokenize=True` prepare it, as transformers' processors do.
+
+        Its pictures and files are read as in training (`load_image`); those behind an `http` URL as transformers does.
+
+        Raises:
+            ValueError: as of `__call__`.
+        """
+        if kwargs.get("tokenize"):
+            conversation = _with_pictures(conversation)
+        return super().apply_chat_template(conversation, *args, **kwargs)
 
     def render(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
         """Render a conversation as text, one image token per image."""
@@ -271,12 +287,13 @@ class LlavitProcessor(LlavaProcessor):
         }
 
     def _expand(self, encoded: dict[str, torch.Tensor], counts: list[int]) -> dict[str, torch.Tensor]:
-        """Repeat each image token as often as its image has visual tokens."""
+        """Repeat each image token as often as its image has visual tokens, none of which is to be learned."""
         is_image = encoded["input_ids"] == self.image_token_id
         repeats = np.ones(len(is_image), dtype=np.int64)
         repeats[is_image.numpy()] = counts
         image_ids = torch.where(is_image, is_image.cumsum(0) - 1, TEXT)
-        columns = {**encoded, "image_ids": image_ids}
+        labels = encoded["labels"].masked_fill(is_image, IGNORED)
+        columns = {**encoded, "labels": labels, "image_ids": image_ids}
         # Not torch's repeat_interleave: it starts OpenMP's threads in every thread that prepares prompts.
         return {key: torch.from_numpy(column.numpy().repeat(repeats)) for key, column in columns.items()}
 
@@ -321,7 +338,41 @@ def _count_images(images: Any) -> int:
         return 0
     if isinstance(images, list | tuple):
         return sum(_count_images(image) for image in images)
-    return 1
+    return len(images) if getattr(images, "ndim", 0) == 4 else 1  # a tensor or an array of several
+
+
+def _as_trained_on(images: Any) -> Any:
+    """Read pictures and files, nested as they come; leave what transformers alone reads (URLs, arrays, base64)."""
+    if isinstance(images, list | tuple):
+        return [_as_trained_on(image) for image in images]
+    return load_image(images) if _is_at_hand(images) else images
+
+
+def _is_at_hand(image: Any) -> bool:
+    """Whether it is a picture, or names a file or a `data:` URL."""
+    if isinstance(image, str):
+        return image.startswith(("data:", "file://")) or (len(image) < 4096 and Path(image).is_file())
+    return isinstance(image, Image.Image | Path)
+
+
+def _with_pictures(conversation: Any) -> Any:
+    """Put pictures in place of the files that a conversation's parts name."""
+    if isinstance(conversation, list | tuple):
+        return [_with_pictures(each) for each in conversation]
+    content = conversation.get("content") if isinstance(conversation, dict) else None
+    if not isinstance(content, list):
+        return conversation
+    return {**conversation, "content": [_with_picture(part) for part in content]}
+
+
+def _with_picture(part: Any) -> Any:
+    """Read the picture of a part, if it has one at hand."""
+    if isinstance(part, dict) and part.get("type") == "image":
+        for key in ("image", "path", "url"):
+            if _is_at_hand(part.get(key)):
+                kept = {name: value for name, value in part.items() if name not in ("image", "path", "url")}
+                return {**kept, "image": load_image(part[key])}
+    return part
 
 
 def single_token_id(tokenizer: Any, token: str) -> int:
