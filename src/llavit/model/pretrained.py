@@ -24,6 +24,7 @@ from llavit.model.routing import routed_linears
 logger = logging.getLogger(__name__)
 
 _SWITCHES = ("visual_qkv", "bidirectional_visual_attention")
+_OF_WEIGHTS = ("dtype", "torch_dtype", "quantization_config")  # a configuration has them too
 
 register_int8()
 
@@ -46,8 +47,9 @@ class LlavitPreTrainedModel(LlavaPreTrainedModel):
         Args:
             pretrained_model_name_or_path: a folder or a hub id.
             *args: as in transformers.
-            **kwargs: as in transformers; `visual_qkv` and `bidirectional_visual_attention` override the
-                configuration's switches.
+            **kwargs: as in transformers: the name of a field of the configuration changes it, `text_config={...}`
+                fields of the LLM's. Of a `config` that is given, `visual_qkv` and `bidirectional_visual_attention`
+                alone can be changed.
 
         Returns:
             the model; with `output_loading_info=True`, the model and a dict of missing and unexpected keys.
@@ -65,7 +67,12 @@ class LlavitPreTrainedModel(LlavaPreTrainedModel):
         config = kwargs.pop("config", None)
         location = {key: kwargs[key] for key in LOCATION if key in kwargs}
         if not isinstance(config, LlavitConfig):
-            config = LlavitConfig.from_pretrained(config or pretrained_model_name_or_path, **location)
+            source = config or pretrained_model_name_or_path
+            config = LlavitConfig.from_pretrained(source, **location)
+            changed = [key for key in kwargs if key not in (*LOCATION, *_OF_WEIGHTS) and hasattr(config, key)]
+            if changed:
+                changes = {key: kwargs.pop(key) for key in changed}
+                config = LlavitConfig.from_pretrained(source, **location, **changes)
         for switch in _SWITCHES:
             if switch in kwargs:
                 setattr(config, switch, kwargs.pop(switch))
