@@ -51,6 +51,17 @@ def test_a_chat_is_answered_as_without_a_pipeline(ask, paths, kind):
     assert answer["generated_text"] == expected(ask, image)
 
 
+def test_the_picture_of_a_chat_has_the_pixels_that_are_trained_on(ask, tmp_path, monkeypatch):
+    path = tmp_path / "clear.png"
+    Image.new("RGBA", (16, 16), (0, 0, 0, 0)).save(path)
+    seen, generate = [], ask.model.generate
+    monkeypatch.setattr(
+        ask.model, "generate", lambda **inputs: seen.append(inputs["pixel_values"]) or generate(**inputs)
+    )
+    ask(text=chat(None, url=str(path)), generate_kwargs=GREEDY)
+    assert torch.equal(seen[0].float(), ask.processor.pixel_values([path]))
+
+
 def test_chats_run_in_batches(ask, paths):
     images = [Image.open(path) for path in paths]
     answers = ask(

@@ -1,5 +1,9 @@
 """Processor: images anywhere, one count of visual tokens, labels from the template, errors that help."""
 
+import base64
+import io
+from types import SimpleNamespace
+
 import pytest
 import torch
 from PIL import Image
@@ -369,3 +373,27 @@ def test_every_way_in_gives_the_pixels_that_are_trained_on(tmp_path):
         ]
         for way in ways:
             torch.testing.assert_close(way["pixel_values"], expected, msg=path.name)
+
+
+def test_bytes_base64_and_web_addresses_give_the_pixels_that_are_trained_on(monkeypatch):
+    from huggingface_hub.utils import httpx
+
+    own = processor()
+    file = io.BytesIO()
+    Image.new("RGBA", (20, 20), (0, 0, 0, 128)).save(file, "BMP")  # base64 is one long run without a slash
+    raw = file.getvalue()
+    monkeypatch.setattr(httpx, "get", lambda url, **options: SimpleNamespace(content=raw))
+    plain = base64.b64encode(raw).decode()
+    in_lines = "data:image/bmp;base64," + base64.encodebytes(raw).decode()
+    parts = [("image", raw), ("base64", plain), ("url", in_lines), ("url", "https://a.org/b.bmp")]
+    for key, value in parts:
+        chat = [user({"type": "image", key: value}, text("What?"))]
+        asked = own.apply_chat_template(chat, tokenize=True, return_dict=True, return_tensors="pt")
+        called = own(images=value, text="<image>", return_tensors="pt")
+        for way in (asked, called):
+            assert torch.equal(way["pixel_values"], own.pixel_values([raw])), (key, value[:30])
+
+
+def test_an_image_that_is_not_there_is_named_also_beside_text():
+    with pytest.raises(ValueError, match=r"images: cannot read image 'gone.png': .*No such file"):
+        processor()(images=["gone.png"], text="<image>")

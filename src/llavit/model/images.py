@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,8 @@ def to_rgb(picture: Image.Image, owner: str = "image") -> Image.Image:
 def load_image(image: ImageLike, owner: str = "image") -> Image.Image:
     """Return an RGB image: `open_image`, then `to_rgb`. How llavit reads images, whichever way they come.
 
-    (transformers' pipeline, and its loading of `http` URLs, read them their own way: transparent is black there, and 16
-    bits are cut to 8.)
+    (transformers' pipeline reads its own way those that it is given as `images` beside a text: transparent is black
+    there, and 16 bits are cut to 8. Those in a chat come here.)
 
     Args:
         image: a picture, its path (or `file://` URL), its bytes, or a `data:` URL.
@@ -151,6 +152,30 @@ def load_image(image: ImageLike, owner: str = "image") -> Image.Image:
         ValueError: record 7: cannot read image of 22 bytes: not an image, it begins with b'<html>Not found</htm'
     """
     return to_rgb(open_image(image, owner), owner)
+
+
+def fetch_image(image: Any) -> Any:
+    """Return an image in a form that `load_image` takes: web addresses are downloaded, base64 is decoded.
+
+    These are the forms that transformers' processors take besides; anything else is returned as it is.
+
+    Example:
+        >>> fetch_image("iVBORw==")
+        b'\\x89PNG'
+        >>> fetch_image("cat.jpg")
+        'cat.jpg'
+    """
+    if not isinstance(image, str) or os.path.isfile(image):
+        return image
+    if image.startswith(("http://", "https://")):
+        from huggingface_hub.utils import httpx
+
+        return httpx.get(image, timeout=None, follow_redirects=True).content
+    encoded = image.partition(",")[2] if image.startswith("data:image/") else image
+    try:
+        return base64.b64decode("".join(encoded.split()), validate=True)
+    except ValueError:
+        return image
 
 
 def data_url_bytes(url: str, owner: str = "image") -> bytes:

@@ -1,12 +1,10 @@
 """Processor: conversations and images in, tokens and pixels out."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from transformers import LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
@@ -21,7 +19,7 @@ from llavit.model.chat import (
 )
 from llavit.model.compat import LOCATION
 from llavit.model.configuration import LlavitConfig
-from llavit.model.images import count_image_tokens, load_image, message_images, processed_size
+from llavit.model.images import count_image_tokens, fetch_image, load_image, message_images, processed_size
 from llavit.model.masks import TEXT
 
 IGNORED = -100
@@ -143,12 +141,12 @@ class LlavitProcessor(LlavaProcessor):
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
         """Tokenise rendered text and process images, as transformers' `LlavaProcessor` does.
 
-        Pictures and files are read as in training (`load_image`): upright, white where they are transparent.
+        Images are read as in training (`load_image`): pictures, bytes, paths, URLs and base64; arrays and tensors are
+        taken as they are. So are those of `apply_chat_template(tokenize=True)`, which calls this.
 
         Raises:
             ValueError: if the number of image tokens in the text is not that of the images, or an unreadable image.
         """
-        images = _as_trained_on(images)
         if text is not None:
             expected = sum(t.count(self.image_token) for t in ([text] if isinstance(text, str) else text))
             got = _count_images(images)
@@ -156,19 +154,7 @@ class LlavitProcessor(LlavaProcessor):
                 raise ValueError(
                     f"number of images: the text has {expected} {self.image_token} tokens, {got} images were given"
                 )
-        return super().__call__(images=images, text=text, **kwargs)
-
-    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
-        """Render a conversation, or several, and with `tokenize=True` prepare it, as transformers' processors do.
-
-        Its pictures and files are read as in training (`load_image`); those behind an `http` URL as transformers does.
-
-        Raises:
-            ValueError: as of `__call__`.
-        """
-        if kwargs.get("tokenize"):
-            conversation = _with_pictures(conversation)
-        return super().apply_chat_template(conversation, *args, **kwargs)
+        return super().__call__(images=_loaded(images), text=text, **kwargs)
 
     def render(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
         """Render a conversation as text, one image token per image."""
@@ -341,38 +327,11 @@ def _count_images(images: Any) -> int:
     return len(images) if getattr(images, "ndim", 0) == 4 else 1  # a tensor or an array of several
 
 
-def _as_trained_on(images: Any) -> Any:
-    """Read pictures and files, nested as they come; leave what transformers alone reads (URLs, arrays, base64)."""
+def _loaded(images: Any) -> Any:
+    """Read images, nested as they come; leave arrays and tensors."""
     if isinstance(images, list | tuple):
-        return [_as_trained_on(image) for image in images]
-    return load_image(images) if _is_at_hand(images) else images
-
-
-def _is_at_hand(image: Any) -> bool:
-    """Whether it is a picture, or names a file or a `data:` URL."""
-    if isinstance(image, str):
-        return image.startswith(("data:", "file://")) or (len(image) < 4096 and Path(image).is_file())
-    return isinstance(image, Image.Image | Path)
-
-
-def _with_pictures(conversation: Any) -> Any:
-    """Put pictures in place of the files that a conversation's parts name."""
-    if isinstance(conversation, list | tuple):
-        return [_with_pictures(each) for each in conversation]
-    content = conversation.get("content") if isinstance(conversation, dict) else None
-    if not isinstance(content, list):
-        return conversation
-    return {**conversation, "content": [_with_picture(part) for part in content]}
-
-
-def _with_picture(part: Any) -> Any:
-    """Read the picture of a part, if it has one at hand."""
-    if isinstance(part, dict) and part.get("type") == "image":
-        for key in ("image", "path", "url"):
-            if _is_at_hand(part.get(key)):
-                kept = {name: value for name, value in part.items() if name not in ("image", "path", "url")}
-                return {**kept, "image": load_image(part[key])}
-    return part
+        return [_loaded(image) for image in images]
+    return images if images is None or hasattr(images, "ndim") else load_image(fetch_image(images), "images")
 
 
 def single_token_id(tokenizer: Any, token: str) -> int:
