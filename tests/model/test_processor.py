@@ -275,6 +275,16 @@ def test_nothing_to_learn_from_is_an_error_that_names_the_sample():
         processor().encode([user(text("hi"))], return_labels=True, name="s2")
 
 
+def test_a_turn_that_is_only_an_image_is_nothing_to_learn_from():
+    template = (
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}{% endgeneration %}"
+        "{% else %}{{ m['content'] }}{% endif %}\n{% endfor %}"
+    )
+    turns = [user(text("Draw it.")), {"role": "assistant", "content": [image()]}]
+    with pytest.raises(ValueError, match="s3: nothing to learn from"):
+        processor(template).encode(turns, return_labels=True, name="s3")
+
+
 def test_the_processor_survives_saving(tmp_path):
     ours = processor()
     from tests.model.families import config_of
