@@ -46,7 +46,7 @@ QUIET_THREADS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 
 help:
 	@echo "make demo       train a small LLaViT on this machine, out of packaged weights and pictures, and ask it"
-	@echo "make bench      training and answering, how fast, beside transformers' LLaVA: benchmarks/results (15 minutes)"
+	@echo "make bench      training and answering, how fast, beside transformers' LLaVA: benchmarks/results (an hour and more)"
 	@echo "make test       lint, then all tests but the slow ones (make test TESTS=tests/data: some of them)"
 	@echo "make test-slow  the slow tests, those of make test-extras, make test-lmms and make test-vllm among them"
 	@echo "make test-extras  the tests that need Weights & Biases, bitsandbytes (QLoRA), DeepSpeed and other packages of their own"

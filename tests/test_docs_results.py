@@ -162,6 +162,23 @@ def test_the_readme_has_the_gains_on_each_llm_and_of_each_change():
     assert (said + " more in its projector {}").format(*gains) in readme
 
 
+def test_together_the_changes_bring_more_than_the_sum():
+    tasks = {
+        v: cells(f"smollm2.full.{v}")[0]["test"]["tasks"]
+        for v in ("llava", "llavit", "visual-qkv", "bidirectional", "local-global")
+    }
+    families = {name: task["family"] for name, task in tasks["llava"].items()}
+
+    def points(name, *variants):
+        return [sum(each) for each in zip(*(tasks[v][name]["points"] for v in variants), strict=True)]
+
+    together = {name: points(name, "llavit", "llava", "llava") for name in families}
+    each = {name: points(name, "visual-qkv", "bidirectional", "local-global") for name in families}
+    found = difference([together], [each], families)
+    assert found.low > 0
+    assert f"they bring {said_of(found)} points more than the sum" in " ".join(TEXT.split())
+
+
 def test_other_rates_of_llava_are_said_to_change_nothing_beyond_chance():
     rates = ("llava-llm-fast", "llava-llm-faster", "llava-projector-fast")
     found = {v: cells(f"smollm2.full.{v}")[0] for v in (*rates, "llava")}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import resource
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from llavit.threads import repeated
 
 _EVERY = 0.5  # seconds
 
@@ -41,7 +42,6 @@ def peak_memory() -> Iterator[Peak]:
 
     peak = Peak()
     this = psutil.Process()
-    over = threading.Event()
 
     def look() -> None:
         total = 0
@@ -50,17 +50,10 @@ def peak_memory() -> Iterator[Peak]:
                 total += process.memory_info().rss
         peak.bytes = max(peak.bytes, total)
 
-    def watch() -> None:
-        while not over.wait(_EVERY):
-            look()
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
     try:
-        yield peak
+        with repeated(look, _EVERY):
+            yield peak
     finally:
-        over.set()
-        watcher.join()
         look()
         peak.bytes = max(peak.bytes, _own_peak())
 

@@ -1,4 +1,4 @@
-"""Threads that help with computing: who has finished lets them go, so that others compute at full speed.
+"""Threads: helpers of OpenMP, which who has finished lets go, so that others compute at full speed; and `repeated`.
 
 Each thread of a program that computes with torch on a CPU gets helpers of its own from GNU's OpenMP, one for each
 further core, and keeps them. Where they and the threads that use them are more than the cores, helpers no longer wait
@@ -9,6 +9,9 @@ its own; helpers that the loading thread has left over would make each of its to
 from __future__ import annotations
 
 import ctypes
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -53,3 +56,28 @@ def release_helpers() -> bool:
     for library in libraries:
         library.omp_pause_resource_all(_SOFT)
     return bool(libraries)
+
+
+@contextmanager
+def repeated(act: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Call a function every so many seconds while the block runs, from a thread of its own.
+
+    Example:
+        >>> calls = []
+        >>> with repeated(lambda: calls.append(1), 0.001):
+        ...     while not calls:
+        ...         pass
+    """
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.wait(seconds):
+            act()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

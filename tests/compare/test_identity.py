@@ -10,6 +10,7 @@ HARMLESS = {
     "__init__.py": "names only",
     "compiling.py": "whether to compile is part of the settings",
     "progress.py": "what is shown",
+    "threads.py": "which threads a program has, and when they are called",
     "compare/cells.py": "names of cells",
     "compare/grid.py": "what comes out is part of the settings",
     "compare/variants.py": "what comes out is part of the settings",

@@ -83,6 +83,11 @@ def test_what_a_caller_passes_stays_as_it_was(engine):
         ([{"role": "user", "content": [{"type": "video"}]}], [], "message 0: expected parts"),
         ([{"role": "user", "content": [{"type": "text"}]}], [], "message 0: expected parts"),
         ([{"role": "user", "content": [{"type": "image"}] * 2}], [1], "room for 2 images, 1 were given"),
+        (
+            [{"role": "user", "content": [{"type": "image"}]}, {"role": "user"}],
+            [],
+            "room for 1 images, 0 were given",
+        ),
         ([{"role": "system", "content": "w5"}], [1], "1 are left, and no user's turn"),
         ("w5 <image>", [], "number of images"),
         ("w5", ["missing.png"], "image 1: cannot read"),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from llavit.model.processor import LlavitProcessor
 from llavit.peak import peak_memory
 from llavit.precision import resolve_dtype
 from llavit.progress import quiet_transformers
+from llavit.threads import repeated
 from llavit.train.arguments import total_samples
 from llavit.train.progress import STEP_LOG, read_step_log
 from llavit.train.recipe import Recipe
@@ -184,25 +184,7 @@ def _clock(path: Path) -> Iterator[dict[str, Any]]:
         write_text(path, json.dumps(clock))
 
     try:
-        with peak_memory() as peak, _now_and_then(write):
+        with peak_memory() as peak, repeated(write, _WRITE_EVERY):
             yield clock
     finally:
         write()
-
-
-@contextmanager
-def _now_and_then(act: Callable[[], None]) -> Iterator[None]:
-    """Call a function all the while, from a thread of its own."""
-    over = threading.Event()
-
-    def repeat() -> None:
-        while not over.wait(_WRITE_EVERY):
-            act()
-
-    thread = threading.Thread(target=repeat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()

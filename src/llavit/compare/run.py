@@ -296,12 +296,11 @@ def _taken(experiment: Experiment, waiting: list[Cell]) -> Iterator[Cell | None]
         found = experiment.find(cell)
         if found.state == "done":
             waiting.remove(cell)
-            if (
-                experiment.folder(cell) / CLEARING
-            ).exists():  # of a run that was killed, or is not through with it
-                with held(_lock_of(experiment.folder(cell))) as alone:
+            folder = experiment.folder(cell)
+            if (folder / CLEARING).exists():  # of a run that was killed, or is not through with it
+                with held(_lock_of(folder)) as alone:
                     if alone:
-                        _clear(experiment.folder(cell))
+                        _clear(folder)
             continue
         _require_mixable(experiment.results, cell, found)
         try:

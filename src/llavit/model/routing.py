@@ -49,8 +49,8 @@ class VisualRoute(NamedTuple):
         return cls(order, restore, text.numel())
 
 
-class _Present(threading.local):
-    """Of the attention that runs in this thread.
+class _CurrentRoute(threading.local):
+    """What the attention module that runs in this thread was given.
 
     Attributes:
         route: None sends every token through the text projections.
@@ -59,7 +59,7 @@ class _Present(threading.local):
     route: VisualRoute | None = None
 
 
-_present = _Present()  # not part of a model, which threads share, and which is copied and saved
+_current = _CurrentRoute()  # not part of a model, which threads share, and which is copied and saved
 
 
 class _Permute(torch.autograd.Function):
@@ -113,7 +113,7 @@ class RoutedLinear(nn.Module):
 
     def forward(self, x_bld: torch.Tensor) -> torch.Tensor:
         """Project (b, l, d) to (b, l, o)."""
-        route = _present.route
+        route = _current.route
         if route is None:
             return self.text(x_bld)
         x_nd = x_bld.reshape(-1, x_bld.shape[-1])
@@ -131,7 +131,7 @@ def _take_route(attention: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tu
     route = kwargs.pop("visual_route", None)
     # In vLLM, others stand in their place, and nothing is left for a graph to write down.
     if any(isinstance(module, RoutedLinear) for module in attention.children()):
-        _present.route = route
+        _current.route = route
     return args, kwargs
 
 

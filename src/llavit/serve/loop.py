@@ -63,7 +63,7 @@ class Loop:
         with self._changed:
             self._scheduler.taking = False
             self._changed.notify_all()
-            return self._changed.wait_for(self._scheduler.idle, timeout)
+            return self._changed.wait_for(lambda: self._scheduler.idle() and not self._stepping, timeout)
 
     def close(self) -> None:
         """End the thread; what still runs or waits ends with `EngineClosed`."""

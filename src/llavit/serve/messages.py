@@ -99,8 +99,8 @@ def _part(part: Any, number: int, load: Callable[[ImageLike, str], Any]) -> dict
 
 
 def _waits(message: Mapping[str, Any]) -> int:
-    content = message["content"]
-    parts = [] if isinstance(content, str) else content
+    content = message.get("content")
+    parts = content if isinstance(content, list | tuple) else []
     images = [part for part in parts if isinstance(part, Mapping) and part.get("type") == "image"]
     return len([part for part in images if _image(part) is None])
 
