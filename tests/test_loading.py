@@ -81,3 +81,11 @@ def test_a_model_in_a_folder_of_a_repository_is_loaded_with_its_processor(tiny, 
     processor.save_pretrained(tmp_path / "inside")
     _, again = load_model(tmp_path, subfolder="inside", dtype="float32", device="cpu")
     assert again.image_seq_length == processor.image_seq_length
+
+
+def test_so_is_a_model_with_adapters(tiny, tmp_path):
+    model = save_adapted(tiny, tmp_path)
+    again, _ = load_model(tmp_path, subfolder="adapted", dtype="float32", device="cpu")
+    assert has_adapters(again)
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)

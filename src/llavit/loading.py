@@ -69,7 +69,7 @@ def load_model(
         kwargs = {"visual_qkv": False, "bidirectional_visual_attention": False, **kwargs}
     chosen = resolve_dtype(dtype)[0]
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    name = _shown_name(pretrained)
+    name = _shown_name(pretrained, location.get("subfolder"))
     with status(f"{name}: loading weights", show=progress) as say:
         model = LlavitForConditionalGeneration.from_pretrained(pretrained, dtype=chosen, **kwargs)
         if quantize is not None and not is_int8(model):
@@ -122,9 +122,9 @@ def weight_bytes(folder: str | Path) -> int:
     return size
 
 
-def _shown_name(pretrained: str | Path) -> str:
+def _shown_name(pretrained: str | Path, subfolder: str | None) -> str:
     """Name and size, as far as it is known: "instruct (697 MB)"."""
-    path = Path(pretrained)
+    path = Path(pretrained, subfolder or "")
     if not path.is_dir():
-        return str(pretrained)
+        return str(path)
     return f"{path.resolve().name} ({weight_bytes(path) / 1e6:,.0f} MB)"

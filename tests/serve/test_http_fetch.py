@@ -295,6 +295,29 @@ class Slow(ImageLoader):
         return decoded
 
 
+def test_who_waits_too_long_for_downloads_of_others_is_told_to_come_again(http_engine):
+    async def ask():
+        images, settings = Slow(), Settings(model_name="tiny", read_timeout=0.2)
+        transport = httpx.ASGITransport(create_app(http_engine, settings, images=images))
+        async with httpx.AsyncClient(transport=transport, base_url="http://llavit") as client:
+            part = {"type": "image_url", "image_url": {"url": "http://images.test/cat.png"}}
+
+            def post():
+                return client.post("/v1/chat/completions", json=chat(part, "What?", max_tokens=1), timeout=20)
+
+            downloads = [asyncio.ensure_future(post()) for _ in range(PREPARING)]
+            while len(images.held) < PREPARING:
+                await asyncio.sleep(0.001)
+            refused = await post()
+            images.gate.set()
+            return refused, {each.status_code for each in [*await asyncio.gather(*downloads), await post()]}
+
+    refused, others = asyncio.run(ask())
+    assert refused.status_code == 429 and refused.headers["retry-after"] == "1"
+    assert "images of other requests are still being downloaded" in refused.json()["error"]["message"]
+    assert others == {200}
+
+
 def test_so_many_requests_hold_images_from_elsewhere_and_those_without_do_not_wait_for_them(http_engine):
     async def ask():
         images = Slow()

@@ -17,6 +17,7 @@ import torch
 
 from llavit.evaluate.stretches import Prompt, Stretch, cut, families_together, levels_of
 from llavit.model.compat import cache_argument, output_cache
+from llavit.model.endings import end_tokens, never_generated
 
 LEAST_SHARED = 256
 
@@ -68,17 +69,14 @@ class Engine:
     ):
         self.model, self.pad, self.batch_size = model, pad_token_id or 0, batch_size
         self.least_shared = least_shared
-        config = model.generation_config
-        ends = config.eos_token_id if config.eos_token_id is not None else []
-        self.ends = frozenset(ends if isinstance(ends, list | tuple) else [int(ends)])
+        self.ends = frozenset(end_tokens(model.generation_config))
         # A sliding window counts the padding between stretches as tokens: such LLMs run each prompt in one stretch.
         text = model.config.get_text_config()
         kinds = getattr(text, "layer_types", None) or [
             "sliding" if getattr(text, "sliding_window", None) else "full"
         ]
         self.shares = not any("sliding" in kind for kind in kinds)
-        suppressed = sorted({model.config.image_token_id, *(config.suppress_tokens or ())})
-        self.suppressed = torch.tensor(suppressed, device=model.device)
+        self.suppressed = torch.tensor(never_generated(model), device=model.device)
 
     @torch.inference_mode()
     def generate(

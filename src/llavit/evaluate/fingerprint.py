@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from llavit.model.endings import end_tokens, never_generated
+
 # Where a model was loaded from, by which version and how it computes: not what it is.
 _PASSING = ("_name_or_path", "transformers_version", "_attn_implementation", "attn_implementation")
 
@@ -18,10 +20,11 @@ SERVED = "served as "
 def model_fingerprint(model: Any, processor: Any) -> str:
     """Return the sha256 of a model's weights, its configuration, its chat template and its preprocessing.
 
-    Weights count as they are loaded: in another dtype they are other numbers.
+    Weights count as they are loaded: in another dtype they are other numbers. Of the `generation_config` count the
+    tokens that end an answer and those that are never generated; how tokens are chosen is up to who asks.
 
     Args:
-        model: with `state_dict` and `config`.
+        model: a LLaViT.
         processor: its processor.
 
     Example:
@@ -36,6 +39,8 @@ def model_fingerprint(model: Any, processor: Any) -> str:
         "chat_template": processor.chat_template,
         "preprocessing": _lasting(json.loads(processor.image_processor.to_json_string())),
         "tokens": len(processor.tokenizer),
+        "ends": end_tokens(model.generation_config),
+        "never": never_generated(model),
     }
     digest.update(json.dumps(about, sort_keys=True, default=str).encode())
     return digest.hexdigest()

@@ -23,6 +23,7 @@ from llavit.inspect.rollout import Rollout
 from llavit.inspect.running import batch_of
 from llavit.inspect.weights import chosen_layers, watch_attention
 from llavit.model.encoding import evaluating
+from llavit.model.endings import end_tokens
 from llavit.model.images import load_image, message_images
 from llavit.model.masks import TEXT
 
@@ -292,8 +293,8 @@ def _answer_ids(
             do_sample=False,
             pad_token_id=processor.tokenizer.pad_token_id,
         )[0, batch["input_ids"].shape[1] :].tolist()
-    ends = model.generation_config.eos_token_id
-    return [token for token in written if token not in (ends if isinstance(ends, list) else [ends])]
+    ends = end_tokens(model.generation_config)
+    return [token for token in written if token not in ends]
 
 
 def _word(words: list[Word], wanted: int | str | None, maps_wnav: np.ndarray) -> int:

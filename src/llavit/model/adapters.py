@@ -266,12 +266,13 @@ def find_adapters(source: Any, **location: Any) -> Path | None:
 
     Args:
         source: a folder or hub id.
-        **location: `revision`, `token`, `cache_dir` and so on, as in `from_pretrained`.
+        **location: `revision`, `subfolder`, `token`, `cache_dir` and so on, as in `from_pretrained`.
     """
     if not isinstance(source, str | os.PathLike):
         return None
     if Path(source).is_dir():
-        return Path(source) if (Path(source) / ADAPTER / ADAPTER_CONFIG).is_file() else None
+        folder = Path(source, location.get("subfolder") or "")
+        return folder if (folder / ADAPTER / ADAPTER_CONFIG).is_file() else None
     absent_is_fine = {
         "_raise_exceptions_for_gated_repo": False,
         "_raise_exceptions_for_missing_entries": False,

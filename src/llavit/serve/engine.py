@@ -19,6 +19,7 @@ import torch
 
 from llavit.compiling import Compile, can_compile
 from llavit.loading import load_model
+from llavit.model.endings import end_tokens, never_generated
 from llavit.model.images import ImageLike
 from llavit.progress import quiet_transformers, status
 from llavit.serve.answers import Answer, EngineStats
@@ -99,15 +100,13 @@ class Engine:
 
             with torch.inference_mode():
                 self._runner.compile(processor.pixel_values([Image.new("RGB", (64, 64))]))
-        config = model.generation_config
-        ends = config.eos_token_id if config.eos_token_id is not None else []
-        self._ends = frozenset(ends if isinstance(ends, list | tuple) else [int(ends)])
+        self._ends = frozenset(end_tokens(model.generation_config))
         self._scheduler = Scheduler(
             self._runner,
             max_batch=max_batch,
             max_queue=max_queue,
             cache=ImageCache(image_cache_bytes),
-            suppressed={model.config.image_token_id, *(config.suppress_tokens or ())},
+            suppressed=never_generated(model),
         )
         self.pictures = Pictures(processor.pixel_values, min(_PICTURES, image_cache_bytes))
         self._tokenising = threading.Lock()  # fast tokenizers are not thread-safe

@@ -21,6 +21,7 @@ from llavit.llava_prompt import with_llavas_tokens
 from llavit.model.adapters import has_adapters, merge_adapters
 from llavit.model.chat import DEFAULT_CHAT_TEMPLATE
 from llavit.model.compat import recompute_activations
+from llavit.model.endings import end_tokens
 from llavit.precision import resolve_attention, resolve_dtype, resolve_frozen_dtype
 from llavit.progress import quiet_transformers
 from llavit.train.arguments import total_steps, training_arguments
@@ -222,7 +223,7 @@ def _run_stage(
             "stage %s: no end-of-turn token is among what is learned, so answers will not end: the chat template "
             "writes none of %s into the assistant's turn. Give the model another one (model.chat_template)",
             stage.name,
-            processor.tokenizer.convert_ids_to_tokens(_ends(model)),
+            processor.tokenizer.convert_ids_to_tokens(end_tokens(model.generation_config)),
         )
     skip_log = SkipLog(store.work / SKIPPED, max_skipped=stage.data.max_skipped)
     if not is_first_process():
@@ -336,15 +337,9 @@ def _start(spec: ModelSpec) -> tuple[Any, Any]:
     return model, with_llavas_tokens(processor, template)
 
 
-def _ends(model: Any) -> list[int]:
-    """Give the tokens that end an answer."""
-    ends = model.generation_config.eos_token_id
-    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-
-
 def _answers_end(data: ConversationDataset, model: Any) -> bool:
     """Say whether one of the first records teaches a token that ends an answer; true where nothing can be said."""
-    ends, seen = torch.tensor(_ends(model)), 0
+    ends, seen = torch.tensor(end_tokens(model.generation_config)), 0
     for index in range(min(len(data), ENDS_LOOKED_FOR)):
         row = data[index]
         if not isinstance(row, Skipped):

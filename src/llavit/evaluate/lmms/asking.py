@@ -11,6 +11,7 @@ from transformers import StoppingCriteriaList
 
 from llavit.data import Collator
 from llavit.evaluate.lmms.decoding import Decoding, EndsAt, cut
+from llavit.model.endings import end_tokens
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def answer_batch(
 
 def _length(ids: torch.Tensor, pad: int, config: Any) -> int:
     """Count generated tokens: up to the first end-of-text token, else without the padding at the end."""
-    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    ends = end_tokens(config)
     for place, token in enumerate(ids.tolist()):
         if token in ends:
             return place + 1

@@ -21,6 +21,7 @@ from llavit.serve.answers import Answer, EngineBusy, EngineClosed, Piece, TokenL
 from llavit.serve.engine import Engine
 from llavit.serve.http.errors import ApiError, as_api_error, draining, invalid_request, retry_after
 from llavit.serve.http.images import ImageLoader
+from llavit.serve.http.limits import Places
 from llavit.serve.http.metrics import Metrics
 from llavit.serve.http.responses import chunk, completion, finish_reason, logprobs_body, usage_chunk
 from llavit.serve.http.schema import ChatRequest, ImagePart
@@ -30,7 +31,7 @@ from llavit.serve.sampling import Sampling
 
 PREPARING = 4
 """Requests whose bodies are parsed and images decoded at the same time: bounds what decoded pictures take. As many hold
-images that were not in their bodies, from files and downloads, and wait for that."""
+images that were not in their bodies, from files and downloads; others wait for that, as long as for a download."""
 
 UNREAD = 30.0
 """Seconds that a client has to read the rest of an answer that has ended."""
@@ -61,7 +62,8 @@ class Completions:
     ):
         self.engine, self.settings, self.metrics = engine, settings, metrics
         self.images = images or ImageLoader(settings)
-        self._places = asyncio.Semaphore(PREPARING)
+        busy = "images of other requests are still being downloaded or read"
+        self._places = Places(PREPARING, settings.read_timeout, busy)
         self._preparing = ThreadPoolExecutor(PREPARING, "llavit-prepare")
         self._reading = ThreadPoolExecutor(settings.max_requests, "llavit-read")
 
@@ -92,7 +94,7 @@ class Completions:
                         )
                     urls.append((part.image_url.url, param))
         elsewhere = any(url[:5].lower() != "data:" for url, _ in urls)
-        async with self._places if elsewhere else nullcontext():  # bodies have a bound of their own
+        async with self._places.one() if elsewhere else nullcontext():  # bodies have a bound of their own
             files = await self.images.read_all(urls)
             stream = await self._in_thread(self._submit, asked, files)
         return ChatResponse(self, asked.model_copy(update={"messages": []}), stream)  # its images are large

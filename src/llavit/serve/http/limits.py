@@ -1,10 +1,12 @@
-"""What stands before the app: the key, the number of requests, the size and the time of a body."""
+"""Bounds of requests: the key, their number, the size and the time of a body; and places that they wait for."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import hmac
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -173,6 +175,48 @@ class BodyLimits:
             code="request_too_large",
             headers={"Connection": "close"},
         )
+
+
+class Places:
+    """Places for a few requests at the same time; who gets none in time is told to come again.
+
+    Args:
+        number: how many there are.
+        wait: seconds that a request waits for one.
+        why: what the error says.
+
+    Example:
+        >>> async def enter():
+        ...     places = Places(1, 0.01, "one is in there")
+        ...     async with places.one():
+        ...         async with places.one():
+        ...             pass
+        >>> asyncio.run(enter())
+        Traceback (most recent call last):
+        ...
+        llavit.serve.http.errors.ApiError: one is in there; try again later
+    """
+
+    def __init__(self, number: int, wait: float, why: str):
+        self._free = asyncio.Semaphore(number)
+        self._wait, self._why = wait, why
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """Hold a place.
+
+        Raises:
+            ApiError: 429, none became free in time.
+        """
+        try:
+            async with asyncio.timeout(self._wait):
+                await self._free.acquire()
+        except TimeoutError:
+            raise _busy(self._why) from None
+        try:
+            yield
+        finally:
+            self._free.release()
 
 
 def _busy(why: str) -> ApiError:

@@ -23,7 +23,8 @@ class Settings:
         max_requests: chat requests at the same time, those that are still being received among them; one more gets
             status 429. The queue of the engine is shorter than that.
         timeout: seconds from a request's arrival in the engine to the end of its answer, which is then cut.
-        read_timeout: seconds that a client has to send its headers, and again its body.
+        read_timeout: seconds that a client has to send its headers, and again its body; also for a download of an
+            image, and for waiting while others download theirs.
         image_hosts: hosts that http(s) image URLs may name: "example.com", "example.com:8443", or "*.example.com"
             for its subdomains. None: such URLs are refused.
         image_folder: `file://` image URLs may name files in this folder. None: such URLs are refused.
