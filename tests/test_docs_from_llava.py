@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llavit.sizing import Plan, serving_config
+from llavit.sizing import serving_config, serving_size
 from llavit.train import load_recipe
 from llavit.train.estimate import estimate
 
@@ -40,8 +40,8 @@ def test_a_checkpoint_of_llavas_hub_format_trains_with_the_recipes_template(from
 
 def test_figures_are_those_of_the_estimate():
     pretrain, instruct = stages = estimate(load_recipe("llava15-llavit-vicuna-7b"), gpus=8)
-    total = sum(pretrain.parameters.values())
-    trains = [sum(stage.trained.values()) for stage in stages]
+    total = sum(pretrain.memory.parameters.values())
+    trains = [sum(stage.memory.trained.values()) for stage in stages]
     assert f"of {total / 1e6:,.1f} M | {trains[0] / 1e6:,.1f} M | {trains[1] / 1e6:,.1f} M |" in PAGE
     assert f"GB | {pretrain.peak / 1e9:.1f} | {instruct.peak / 1e9:.1f} |" in PAGE
     hours = [stage.hours(8, 312, 0.4) for stage in stages]
@@ -53,4 +53,10 @@ def test_figures_are_those_of_the_estimate():
 
 
 def test_what_serving_takes_is_as_counted():
-    assert Plan and serving_config
+    size = serving_size(serving_config("llava15-llavit-vicuna-7b"))
+    said = r"rows of `--max-length` \(([\d,]+)\) tokens, for Vicuna's (\d+) KiB a token ([\d.]+) GB at (\d+) rows"
+    ((tokens, token, rows_take, rows),) = re.findall(said, WORDS)
+    assert int(token) * 1024 == size.token
+    assert rows_take == f"{int(rows) * int(tokens.replace(',', '')) * size.token / 1e9:.1f}"
+    assert f"beside {size.weights / 1e9:.1f} GB of weights" in WORDS
+    assert f"--max-batch {rows}" in PAGE
