@@ -31,11 +31,16 @@ def anchors(page: Path) -> set[str]:
     return found
 
 
+def links(page: Path) -> list[str]:
+    """Links and pictures of a page that are not on the web."""
+    words = FENCED.sub("", page.read_text("utf-8"))
+    found = [*re.findall(r"\]\(([^)\s]+)\)", words), *re.findall(r'<img src="([^"]+)"', words)]
+    return [link for link in found if not re.match(r"https?:", link)]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_to_files_and_headings_that_are_there(page):
-    for link in re.findall(r"\]\(([^)\s]+)\)", FENCED.sub("", page.read_text("utf-8"))):
-        if re.match(r"https?:", link):
-            continue
+    for link in links(page):
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), link
@@ -81,13 +86,16 @@ def test_a_command_has_the_arguments_and_options_that_it_uses(page, words):
                 assert not recipe.startswith("llava15"), f"llavit has no recipe {recipe}"
 
 
-def test_each_result_file_is_named_by_a_page():
-    """By its name, or, of one among many alike, by that of the folder `cells`."""
-    words = "\n".join(page.read_text("utf-8") for page in PAGES)
+def test_each_result_file_is_linked_or_named_by_a_page():
+    """Files of cells, many and alike, by the folder `cells` that they are in."""
+    words, linked = "", set()
+    for page in PAGES:
+        words += page.read_text("utf-8")
+        linked |= {(page.parent / link.partition("#")[0]).resolve() for link in links(page)}
     folders = ("docs", "results", "benchmarks/results")
-    files = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.is_file()]
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*")]
     results = [file for file in files if file.suffix in (".json", ".png", ".html", ".md", ".yaml")]
     assert len(results) > 50
     for file in results:
-        named = f"{file.parent.parent.name}/cells" if file.parent.name == "cells" else file.name
-        assert named in words, file.relative_to(ROOT)
+        named = file.parent if file.parent.name == "cells" else file
+        assert file in linked or name_of(named) in words, name_of(file)
