@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import torch
@@ -239,6 +240,22 @@ def test_a_damaged_checkpoint_says_which_it_is_and_what_to_do(trainer, tmp_path,
         ValueError, match=r"checkpoint-1 cannot be read: .*Delete it: the same command then goes on"
     ):
         trainer("stages.0.steps=2").train(resume_from_checkpoint=str(saved))
+
+
+def test_an_optimizer_that_lacks_the_state_of_a_weight_does_not_pass_for_a_whole_one(trainer, tmp_path):
+    # Of a tower that trains, what nothing reads has none, and the file says so.
+    options = ("stages.0.save_every=1", "stages.0.learning_rates.vision_tower=1e-3")
+    trainer("stages.0.steps=1", *options).train()
+    file = tmp_path / "checkpoint-1/optimizer.pt"
+    saved = torch.load(file, weights_only=True)
+    assert saved["without"] and all(".vision_tower." in name for name in saved["without"])
+    name = next(name for name in saved["state"] if "projector" in name)
+    del saved["state"][name]
+    torch.save(saved, file)
+    with pytest.raises(
+        ValueError, match=f"optimizer.pt lacks the state of 1 parameters, first {re.escape(name)}"
+    ):
+        trainer("stages.0.steps=2", *options).train(resume_from_checkpoint=str(file.parent))
 
 
 @pytest.mark.parametrize(

@@ -234,24 +234,38 @@ def untied(model: nn.Module, weights: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def save_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, file: Path) -> None:
-    """Write an optimizer's state, whole and by parameter name; all processes must call it, the first one writes."""
+    """Write an optimizer's state, whole and by parameter name; all processes must call it, the first one writes.
+
+    Beside torch's `state` and `param_groups` the file has `without`: names of parameters that train and have no state
+    yet, such as a tower's layers above the deepest one that is read.
+    """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = get_optimizer_state_dict(model, optimizer, options=options)
     if is_first_process():
-        torch.save(state, file)
+        torch.save({**state, "without": sorted(_names(state) - state["state"].keys())}, file)
 
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, file: Path) -> None:
     """Read an optimizer's state that any number of processes wrote; all processes must call it.
 
     Raises:
-        ValueError: the file is damaged; names the checkpoint.
+        ValueError: the file is damaged, or lacks the state of parameters, which would begin anew; names the checkpoint.
     """
     many = world_size() > 1
     state = {}
     if not many or is_first_process():
         with reading(file.parent):
             state = torch.load(file, map_location="cpu", weights_only=True)
-    # Not strict: what nothing reads of a tower (layers above the deepest that gives features) has no state.
+            lost = sorted(_names(state) - state["state"].keys() - {*state.pop("without", _names(state))})
+            if lost:
+                raise ValueError(
+                    f"{file.name} lacks the state of {len(lost)} parameters, first {', '.join(lost[:3])}"
+                )
+    # Not strict: some parameters that train have none, as the file says.
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=many, strict=False)
     set_optimizer_state_dict(model, optimizer, state, options=options)
+
+
+def _names(state: Mapping[str, Any]) -> set[str]:
+    """Names of all parameters of an optimizer whose state this is."""
+    return {name for group in state["param_groups"] for name in group["params"]}
