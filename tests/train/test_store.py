@@ -167,6 +167,21 @@ def test_what_a_run_had_not_finished_to_write_makes_room_for_the_next_one(tiny, 
     assert [path.name for path in checkpoints(store.work)] == ["checkpoint-2"]
 
 
+def test_a_copy_of_a_checkpoint_under_another_name_is_none_and_stays(tiny, tmp_path):
+    store = StageStore(tmp_path, tiny.recipe().stages[0], {"seed": 0})
+    store.begin()
+    copies = {"checkpoint-200.bak", "checkpoint-", "checkpoint-old-3", "checkpoint-1_0"}
+    for name in copies:
+        (store.work / name).mkdir()
+    assert checkpoints(store.work) == []
+    (store.work / "half").write_text("of a run that had not come to a checkpoint")
+    store.begin()
+    assert {path.name for path in store.work.iterdir()} == {"stage.json", *copies}
+    for step in (20, 3):
+        (store.work / f"checkpoint-{step}").mkdir()
+    assert [path.name for path in checkpoints(store.work)] == ["checkpoint-3", "checkpoint-20"]
+
+
 @pytest.mark.parametrize(
     ("options", "copies"),
     [

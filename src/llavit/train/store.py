@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ LOCK = ".lock"
 
 RESULT = "result"
 """Folder of a stage's result that is being written."""
+
+_CHECKPOINT = re.compile(r"checkpoint-([0-9]+)")
 
 _HOW_NOT_WHAT = (
     "micro_batch_size",
@@ -107,9 +110,10 @@ def digest(identity: dict[str, Any]) -> str:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """List the whole checkpoints in a folder, oldest first."""
-    found = [path for path in folder.glob("checkpoint-*") if path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+    """List the whole checkpoints in a folder, oldest first; other names (checkpoint-200.bak, a copy) are none."""
+    found = {path: _CHECKPOINT.fullmatch(path.name) for path in folder.glob("checkpoint-*") if path.is_dir()}
+    steps = {path: int(name[1]) for path, name in found.items() if name is not None}
+    return sorted(steps, key=steps.__getitem__)
 
 
 class StageStore:
@@ -153,12 +157,14 @@ class StageStore:
         """Open the working folder, new or as a killed run left it, without what that one had not finished to write.
 
         Half a checkpoint is as large as a whole one: where a full disk ended the run, the next one needs its place.
-        Without any checkpoint nothing stays, as it may be of another training.
+        Without any checkpoint nothing stays, as it may be of another training, but for copies that somebody made of
+        checkpoints (checkpoint-200.bak).
         """
         for name in (UNFINISHED, RESULT):
             shutil.rmtree(self.work / name, ignore_errors=True)
         if (self.work / RECORD).exists() and not checkpoints(self.work):
-            shutil.rmtree(self.work)
+            for path in set(self.work.iterdir()) - set(self.work.glob("checkpoint-*")):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         if not (self.work / RECORD).exists():
             self.work.mkdir(parents=True, exist_ok=True)
             write_text(self.work / RECORD, json.dumps(self.identity, indent=2))
