@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
 import pytest
@@ -183,16 +183,20 @@ def test_a_copy_of_a_checkpoint_under_another_name_is_none_and_stays(tiny, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("options", "copies"),
+    ("options", "there", "kept", "results"),
     [
-        ([], 1),
-        (["stages.0.save_every=1"], 2),
-        (["stages.0.save_every=1", "stages.0.keep_checkpoints=3"], 4),
-        (["stages.0.save_every=3", "stages.0.keep_checkpoints=100"], 3),  # there are no more in four steps
+        ([], [], 0, 1),
+        (["stages.0.save_every=1"], [], 2, 0),  # the new one is whole before the old one goes
+        (["stages.0.save_every=1", "stages.0.keep_checkpoints=2"], [], 3, 0),
+        (["stages.0.save_every=3", "stages.0.keep_checkpoints=100"], [], 2, 1),  # no more come in four steps
+        (["stages.0.save_every=1"], [2], 1, 0),  # the next one beside the one that is there
+        (["stages.0.save_every=1", "stages.0.keep_checkpoints=3"], [1, 2], 2, 0),
+        (["stages.0.save_every=1"], [1, 2], 1, 0),
+        (["stages.0.save_every=1"], [4], 0, 1),  # none comes
     ],
 )
-def test_a_stage_whose_result_would_not_fit_on_the_disk_does_not_train(
-    tiny, tmp_path, monkeypatch, options, copies
+def test_a_stage_of_which_something_would_not_fit_on_the_disk_does_not_train(
+    tiny, tmp_path, monkeypatch, options, there, kept, results
 ):
     def begun(*args, **kwargs):
         raise KeyboardInterrupt
@@ -203,7 +207,11 @@ def test_a_stage_whose_result_would_not_fit_on_the_disk_does_not_train(
     size = {True: 0, False: 0}
     for parameter in model.parameters():
         size[parameter.requires_grad] += parameter.numel() * 4
-    needed = copies * (size[True] + size[False]) + (copies - 1) * 2 * size[True]
+    needed = (kept + results) * (size[True] + size[False]) + kept * 2 * size[True]
+    monkeypatch.setattr(
+        "llavit.train.run.checkpoints", lambda folder: [folder / f"checkpoint-{step}" for step in there]
+    )
+    monkeypatch.setattr("llavit.train.run.reading", lambda folder: suppress(OSError))
     monkeypatch.setattr(LlavitTrainer, "train", begun)
     refusal = "pretrain.work: what will be saved takes"
     for free, error, message in ((needed - 1, ValueError, refusal), (needed, KeyboardInterrupt, None)):

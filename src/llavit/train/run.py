@@ -202,7 +202,7 @@ def _run_stage(
     done = checkpoints(store.work)
     if is_first_process():
         steps = total_steps(stage, len(reader))
-        require_space(store.work, _bytes_to_save(model, stage, steps, len(done)))
+        require_space(store.work, _bytes_to_save(model, stage, steps, done))
     console.print(parts_table(model, rates, f"Stage {stage.name}: {len(reader):,} records"))
     if stage.gradient_checkpointing:
         recompute_activations(model)
@@ -294,21 +294,29 @@ def _publish(trainer: LlavitTrainer, processor: Any, store: StageStore) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
-def _bytes_to_save(model: Any, stage: Stage, steps: int, saved: int) -> int:
-    """Count what a stage's folder will grow by until its result is there.
+def _bytes_to_save(model: Any, stage: Stage, steps: int, saved: Sequence[Path]) -> int:
+    """Count what a stage's folder will grow by, at most at any time, until its result is there.
+
+    A new checkpoint is whole before the oldest one goes, so for a while there is one more than are kept.
 
     Args:
         model: with its parts frozen, adapted and held as they will be.
         stage: says how many checkpoints are kept.
         steps: of the stage.
-        saved: how many checkpoints are there already.
+        saved: the checkpoints that are there already.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     written = trained if has_adapters(model) else model.parameters()
     weights = sum(parameter.numel() * parameter.element_size() for parameter in written)
     moments = 2 * sum(parameter.numel() * parameter.element_size() for parameter in trained)
-    made = -(-steps // stage.save_every) if stage.save_every else 0
-    return weights + max(min(stage.keep_checkpoints, made) - saved, 0) * (weights + moments)
+    to_come = 0
+    if stage.save_every:
+        taken = int(saved[-1].name.rpartition("-")[2]) if saved else 0
+        to_come = -(-steps // stage.save_every) - taken // stage.save_every
+    more = stage.keep_checkpoints - len(saved)
+    at_most = min(max(more, 0) + 1, to_come)
+    in_the_end = min(max(more, 0), to_come)
+    return max(at_most * (weights + moments), in_the_end * (weights + moments) + weights)
 
 
 def _start(spec: ModelSpec) -> tuple[Any, Any]:
