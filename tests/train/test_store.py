@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import threading
 from contextlib import contextmanager, suppress
 from types import SimpleNamespace
@@ -125,7 +126,8 @@ def test_a_second_run_in_the_folder_of_one_under_way_is_refused_and_touches_noth
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step == 1 and args.output_dir.endswith("pretrain.work"):
                 before = sorted(tmp_path.rglob("*"))
-                with pytest.raises(ValueError, match=r"another process is training there\. Wait for it"):
+                mine = rf"training there \(process {os.getpid()} on machine {socket.gethostname()}, since .*\. Wait"
+                with pytest.raises(ValueError, match=mine):
                     train(tiny.recipe(), output=tmp_path, progress=False)
                 assert sorted(tmp_path.rglob("*")) == before
                 refused.append(True)
@@ -133,6 +135,22 @@ def test_a_second_run_in_the_folder_of_one_under_way_is_refused_and_touches_noth
     refused = []
     train(tiny.recipe(), output=tmp_path, progress=False, callbacks=[Second()])
     assert refused == [True]
+    assert not (tmp_path / ".lock.holder").exists()
+
+
+def test_a_lock_of_a_machine_that_was_lost_says_whose_it_is_and_what_to_do(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("llavit.train.run.PATIENCE", 0.1)
+    by = {"machine": "node7", "process": 4711, "since": "2026-01-02 03:04:05"}
+    (tmp_path / ".lock.holder").write_text(json.dumps(by))
+    recipe = tiny.recipe("stages.0.steps=1", "stages.1.steps=1")
+    with FileLock(tmp_path / LOCK):
+        with pytest.raises(ValueError, match=r"process 4711 on machine node7, since .*delete .*\.lock$"):
+            train(recipe, output=tmp_path, progress=False)
+        (tmp_path / ".lock.holder").unlink()
+        with pytest.raises(ValueError, match=r"training there \(which one is not on record\)\. .*delete .*\.lock$"):
+            train(recipe, output=tmp_path, progress=False)
+        (tmp_path / LOCK).unlink()
+        assert train(recipe, output=tmp_path, progress=False) == tmp_path / "instruct"
 
 
 def test_a_run_goes_on_after_one_that_ended_a_moment_later(tiny, tmp_path):

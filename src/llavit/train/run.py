@@ -44,6 +44,7 @@ from llavit.train.store import (
     checkpoints,
     digest,
     held,
+    holder,
     reading,
     require_space,
     stage_identity,
@@ -132,7 +133,9 @@ def train(
     with held(folder / LOCK, PATIENCE) as alone:
         if not alone:
             raise ValueError(
-                f"{folder}: another process is training there. Wait for it or stop it, or choose another output folder"
+                f"{folder}: another process is training there ({holder(folder / LOCK)}). Wait for it or stop it, or "
+                "choose another output folder. If that process is no longer there, as its machine was lost, delete "
+                f"{folder / LOCK}"
             )
         write_text(folder / "recipe.yaml", replace(recipe, output=str(folder)).to_yaml())
         return _train(recipe, readers, stores, dtype, console, callbacks)

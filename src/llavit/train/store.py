@@ -4,6 +4,7 @@
     OUT/STAGE/                  the result of a finished stage: model, processor, train_log.jsonl, stage.json
     OUT/STAGE.work/             a stage under way: checkpoint-N, train_log.jsonl, stage.json
     OUT/.lock                   held by the run under way
+    OUT/.lock.holder            which process on which machine that is
 
 `OUT/STAGE` appears in one rename, so it is whole wherever it is seen.
 """
@@ -15,8 +16,10 @@ import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -222,6 +225,8 @@ def write_text(path: Path, text: str) -> None:
 def held(lock: Path, patience: float = 0.0) -> Iterator[bool]:
     """Hold a lock file, if no other process does; one that is killed lets it go.
 
+    Beside it lies who holds it (`holder`): on storage that machines share, a lost one may hold it for ever.
+
     Args:
         lock: the file; made if it is not there, and left there.
         patience: seconds to wait for another process. A killed one's data workers hold its locks for some seconds more.
@@ -245,10 +250,32 @@ def held(lock: Path, patience: float = 0.0) -> Iterator[bool]:
     except Timeout:
         yield False
         return
+    by = _holder_of(lock)
     try:
+        mine = {"machine": socket.gethostname(), "process": os.getpid(), "since": f"{datetime.now():%F %T}"}
+        write_text(by, json.dumps(mine))
         yield True
     finally:
+        by.unlink(missing_ok=True)
         file_lock.release()
+
+
+def holder(lock: Path) -> str:
+    """Say in words which process holds a lock file that `held` could not get.
+
+    Example:
+        >>> holder(Path("absent"))
+        'which one is not on record'
+    """
+    try:
+        by = json.loads(_holder_of(lock).read_text(encoding="utf-8"))
+        return f"process {by['process']} on machine {by['machine']}, since {by['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "which one is not on record"
+
+
+def _holder_of(lock: Path) -> Path:
+    return lock.with_name(f"{lock.name}.holder")
 
 
 def require_space(folder: Path, needed: int) -> None:
