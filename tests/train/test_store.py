@@ -147,7 +147,9 @@ def test_a_lock_of_a_machine_that_was_lost_says_whose_it_is_and_what_to_do(tiny,
         with pytest.raises(ValueError, match=r"process 4711 on machine node7, since .*delete .*\.lock$"):
             train(recipe, output=tmp_path, progress=False)
         (tmp_path / ".lock.holder").unlink()
-        with pytest.raises(ValueError, match=r"training there \(which one is not on record\)\. .*delete .*\.lock$"):
+        with pytest.raises(
+            ValueError, match=r"training there \(which one is not on record\)\. .*delete .*\.lock$"
+        ):
             train(recipe, output=tmp_path, progress=False)
         (tmp_path / LOCK).unlink()
         assert train(recipe, output=tmp_path, progress=False) == tmp_path / "instruct"

@@ -74,7 +74,11 @@ def _is_set(variable: str) -> bool:
 
 
 def leave() -> None:
-    """Leave the group of processes, if there is one; for the end of a program."""
+    """Leave the group of processes, if there is one; for the end of a program that all of them reach.
+
+    Not for after an error: the others are in the middle of a step, and leaving may wait for them. The process just
+    ends then, and who started it ends the others.
+    """
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
