@@ -379,6 +379,15 @@ def test_auto_computes_in_bfloat16_only_where_the_cpu_is_fast_at_it(monkeypatch,
     assert precision.resolve_dtype("bfloat16") == (torch.bfloat16, "as asked")
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_only_the_first_process_says_what_it_computes_in(tiny, tmp_path, monkeypatch, caplog, first):
+    monkeypatch.setattr("llavit.train.run.is_first_process", lambda: first)
+    monkeypatch.setattr("llavit.train.run._train", lambda *args: tmp_path)
+    with caplog.at_level("INFO", logger="llavit"):
+        train(tiny.recipe("dtype=float32"), output=tmp_path, progress=False)
+    assert caplog.messages == (["computing in float32: as asked"] if first else [])
+
+
 def test_nothing_of_a_stage_lives_on_in_the_next_one_or_after_the_last(tiny, tmp_path, monkeypatch):
     """Weights, gradients, optimizer, data: the memory of a run is that of its largest stage."""
     alive = []

@@ -126,7 +126,8 @@ def train(
     dtype, reason = resolve_dtype(recipe.dtype)
     stages = zip(recipe.stages, stores, strict=True)
     check_stages(recipe.model, [stage for stage, store in stages if not store.finished()], dtype)
-    logger.info("computing in %s: %s", str(dtype).removeprefix("torch."), reason)
+    if first:
+        logger.info("computing in %s: %s", str(dtype).removeprefix("torch."), reason)
 
     if not first:
         return _train(recipe, readers, stores, dtype, console, callbacks)
@@ -221,7 +222,7 @@ def _run_stage(
         style=stage.style,
         features=features,
     )
-    if stage.style == "chat" and not _answers_end(data, model):
+    if is_first_process() and stage.style == "chat" and not _answers_end(data, model):
         logger.warning(
             "stage %s: no end-of-turn token is among what is learned, so answers will not end: the chat template "
             "writes none of %s into the assistant's turn. Give the model another one (model.chat_template)",
