@@ -32,20 +32,32 @@ def total_steps(stage: Stage, records: int) -> int:
     return math.ceil(total_samples(stage, records) / stage.batch_size)
 
 
-def micro_batches(stage: Stage) -> int:
+def micro_batches(stage: Stage, processes: int | None = None) -> int:
     """Give the number of micro-batches that each process takes in a step.
 
+    Args:
+        stage: the recipe's stage.
+        processes: how many train together; those of this run if not given.
+
     Raises:
-        ValueError: the batch does not divide into micro-batches over all processes.
+        ValueError: the batch does not divide into micro-batches over all processes; says what would.
 
     Example:
         micro_batches(stage)
     """
-    processes = world_size()
+    processes = world_size() if processes is None else processes
     if stage.batch_size % (stage.micro * processes):
+        share, rest = divmod(stage.batch_size, processes)
+        fits = max((size for size in range(1, stage.micro + 1) if share and share % size == 0), default=1)
+        unit = stage.micro * processes
         raise ValueError(
             f"stage {stage.name}: batch_size {stage.batch_size} does not divide into micro-batches of {stage.micro} "
-            f"on {processes} processes; set micro_batch_size so that it does"
+            f"on {processes} processes; set "
+            + (
+                f"batch_size to a multiple of {unit}, or take a number of processes that divides {stage.batch_size}"
+                if rest
+                else f"micro_batch_size to {fits}, or batch_size to a multiple of {unit}"
+            )
         )
     return stage.batch_size // (stage.micro * processes)
 
