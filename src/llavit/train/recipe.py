@@ -44,7 +44,8 @@ class Stage:
         weight_decay: AdamW's; not applied to norms and biases.
         adam_beta2: AdamW's; how long it remembers the size of gradients.
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them alone.
-        max_length: longer samples are cut, in tokens; images never are.
+        max_length: longer samples are cut, in tokens; images never are. One of which nothing to learn from is left
+            is left out and written down, and is not a bad record.
         style: "chat" renders samples with the chat template; "plain" is LLaVA's way to pretrain, images and
             captions only.
         image_aspect_ratio: "pad" pads images to a square with the mean colour before anything else, in this stage and

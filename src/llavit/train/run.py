@@ -273,9 +273,7 @@ def _run_stage(
             f"{trainer.state.max_steps}; the same command goes on from there"
         )
     if len(skip_log):
-        console.print(
-            f"{stage.name}: {len(skip_log)} bad records were left out, see {SKIPPED}", highlight=False
-        )
+        console.print(f"{stage.name}: {len(skip_log)} records were left out, see {SKIPPED}", highlight=False)
     if trainer.any_process(stop.told):
         raise Stopped(
             f"told to stop while stage {stage.name} was saved: it is finished, in {store.result}; the same command "
