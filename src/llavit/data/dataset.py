@@ -119,12 +119,20 @@ class ConversationDataset(Dataset[dict[str, Any] | Skipped]):
             return Skipped(name, str(error))
         return {**encoded, "sample_id": name}
 
-    def lengths(self) -> list[int]:
+    def lengths(self, progress: Callable[[int, int], None] | None = None) -> list[int]:
         """Give the tokens of every record, roughly: a token for four characters, and those of its images.
 
         Records are read for it, images are not. A bad record has length 0.
+
+        Args:
+            progress: called with (done, in all) after each record.
         """
-        return [self._length(index) for index in range(len(self))]
+        found = []
+        for index in range(len(self)):
+            found.append(self._length(index))
+            if progress is not None:
+                progress(len(found), len(self))
+        return found
 
     def _length(self, index: int) -> int:
         try:
