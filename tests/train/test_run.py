@@ -379,6 +379,19 @@ def test_auto_computes_in_bfloat16_only_where_the_cpu_is_fast_at_it(monkeypatch,
     assert precision.resolve_dtype("bfloat16") == (torch.bfloat16, "as asked")
 
 
+@pytest.mark.parametrize(("options", "seconds"), [((), 7200), (("timeout_minutes=0.5",), 30)])
+def test_processes_wait_for_each_other_as_long_as_the_recipe_says(tiny, tmp_path, options, seconds):
+    class Watch(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            raise Waits(args.ddp_timeout)
+
+    class Waits(Exception):
+        pass
+
+    with pytest.raises(Waits, match=f"^{seconds}$"):
+        train(tiny.recipe(*options), output=tmp_path, progress=False, callbacks=[Watch()])
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_only_the_first_process_says_what_it_computes_in(tiny, tmp_path, monkeypatch, caplog, first):
     monkeypatch.setattr("llavit.train.run.is_first_process", lambda: first)

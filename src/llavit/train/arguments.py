@@ -63,7 +63,14 @@ def micro_batches(stage: Stage, processes: int | None = None) -> int:
 
 
 def training_arguments(
-    stage: Stage, folder: Path, *, records: int, seed: int, dtype: torch.dtype, parallel: str = "ddp"
+    stage: Stage,
+    folder: Path,
+    *,
+    records: int,
+    seed: int,
+    dtype: torch.dtype,
+    parallel: str = "ddp",
+    timeout_minutes: float = 120.0,
 ) -> TrainingArguments:
     """Translate a stage into transformers' arguments.
 
@@ -74,6 +81,7 @@ def training_arguments(
         seed: of everything random.
         dtype: to compute in; bfloat16 is autocast over float32 weights.
         parallel: how several processes share the work, see `distributed.py`.
+        timeout_minutes: how long processes wait for each other.
 
     Raises:
         ValueError: the batch does not divide into micro-batches over all processes; these do not find each other; or
@@ -107,6 +115,7 @@ def training_arguments(
         # those above the deepest one that gives features.
         ddp_find_unused_parameters=stage.learning_rates.by_part()["vision_tower"] > 0,
         deepspeed=deepspeed_config(parallel),
+        ddp_timeout=math.ceil(60 * timeout_minutes),  # of all ways, not of DDP alone
     )
     processes = world_size()
     if args.world_size != processes:

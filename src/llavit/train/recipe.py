@@ -210,6 +210,8 @@ class Recipe:
             Faster steps after a slow first one; the same result up to rounding.
         parallel: how several processes share the work (`torchrun`): "ddp" copies the model to each, "fsdp2" cuts
             it up, "zero2" and "zero3" are DeepSpeed's ways.
+        timeout_minutes: how long a process waits for the others before it ends with an error: also while one of them
+            computes its last features for the cache, or saves to slow storage.
         peak_tflops: what one device can reach, for MFU in the logs; known GPUs need none.
         wandb: project on Weights & Biases to log to as well.
     """
@@ -224,11 +226,12 @@ class Recipe:
     attention: Literal["auto", "documents", "sdpa", "eager", "flex_attention"] = "auto"
     compile: Compile = "never"
     parallel: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
+    timeout_minutes: float = 120.0
     peak_tflops: float | None = None
     wandb: str | None = None
 
     def __post_init__(self) -> None:
-        require_positive(self, "peak_tflops")
+        require_positive(self, "peak_tflops", "timeout_minutes")
         names = [stage.name for stage in self.stages]
         if not names:
             raise ValueError("stages: expected at least one")

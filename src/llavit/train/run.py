@@ -188,7 +188,13 @@ def _run_stage(
     if is_first_process():
         store.begin()
     args = training_arguments(
-        stage, store.work, records=len(reader), seed=recipe.seed, dtype=dtype, parallel=recipe.parallel
+        stage,
+        store.work,
+        records=len(reader),
+        seed=recipe.seed,
+        dtype=dtype,
+        parallel=recipe.parallel,
+        timeout_minutes=recipe.timeout_minutes,
     )
     if stage.lora is not None:
         adapt(model, recipe, stage, store.work, args.device)
