@@ -17,6 +17,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from llavit import LlavitForConditionalGeneration, LlavitProcessor, build_llavit
 from llavit.data import Collator, ConversationDataset, SkipLog, Skipped
 from llavit.data.readers import Reader
+from llavit.folders import wait_until_seen
 from llavit.llava_prompt import with_llavas_tokens
 from llavit.model.adapters import has_adapters, merge_adapters
 from llavit.model.chat import DEFAULT_CHAT_TEMPLATE
@@ -27,7 +28,7 @@ from llavit.progress import quiet_transformers
 from llavit.train.arguments import total_steps, training_arguments
 from llavit.train.checks import check_stages
 from llavit.train.compiling import compile_layers
-from llavit.train.distributed import check_launcher, forget_deepspeed, is_first_process
+from llavit.train.distributed import check_launcher, forget_deepspeed, is_first_process, of_first_process
 from llavit.train.features import prepare_features
 from llavit.train.freeing import TrimHeap, free_memory, held_heap
 from llavit.train.logs import TensorBoardLog, WandbLog
@@ -39,6 +40,7 @@ from llavit.train.schema import to_plain
 from llavit.train.stopping import StopAtStepEnd, Stopped
 from llavit.train.store import (
     LOCK,
+    RECORD,
     RESULT,
     StageStore,
     checkpoints,
@@ -159,6 +161,8 @@ def _train(
             continue
         set_seed(recipe.seed)
         with quiet_transformers():
+            if index:
+                wait_until_seen({stores[index - 1].result / RECORD: 1})  # the first process wrote it
             model, processor = _start(recipe.model) if index == 0 else _load(stores[index - 1].result)
             if stage.image_aspect_ratio == "pad":
                 processor = processor.with_padding()
@@ -209,8 +213,10 @@ def _run_stage(
     if recipe.attention != "auto" or attention != "sdpa":  # Gemma 2 knows no sdpa: its own is eager
         model.set_attn_implementation({"text_config": attention})
     hold_frozen(model, resolve_frozen_dtype(stage.frozen_dtype, dtype), computes_in=dtype)
-    done = checkpoints(store.work)
-    if is_first_process():
+    done = of_first_process(checkpoints(store.work))
+    if not is_first_process():
+        wait_until_seen(dict.fromkeys(done, 0))
+    else:
         steps = total_steps(stage, len(reader))
         require_space(store.work, _bytes_to_save(model, stage, steps, done))
     console.print(parts_table(model, rates, f"Stage {stage.name}: {len(reader):,} records"))
