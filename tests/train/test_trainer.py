@@ -1,3 +1,4 @@
+import functools
 import json
 import re
 
@@ -30,6 +31,20 @@ class Watch(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in logs:
             self.logs.append(logs)
+
+
+def test_the_first_process_says_how_far_lengths_are_read(trainer, monkeypatch, caplog):
+    monkeypatch.setattr(
+        trainer_module, "now_and_then", functools.partial(trainer_module.now_and_then, every=0)
+    )
+    made = trainer("stages.0.group_by_length=true")
+    with caplog.at_level("INFO", logger="llavit"):
+        made.get_train_dataloader()
+        first = list(caplog.messages)
+        monkeypatch.setattr(made, "is_world_process_zero", lambda: False)
+        made.get_train_dataloader()
+    assert first[-1] == "stage pretrain: lengths of the records: 12 of 12" and len(first) == 12
+    assert caplog.messages == first
 
 
 @pytest.fixture

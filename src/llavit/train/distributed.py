@@ -16,9 +16,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -33,6 +34,8 @@ from transformers import PreTrainedModel
 
 from llavit.train.store import reading
 
+T = TypeVar("T")
+
 LAUNCH = Path(__file__).parent / "launch"
 """Configurations of DeepSpeed, one file for each way, and of `accelerate launch`; made to be copied."""
 
@@ -45,6 +48,20 @@ def world_size() -> int:
 def is_first_process() -> bool:
     """Say whether this is the process that writes and prints; alone, it is."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def of_first_process(value: T) -> T:
+    """Give all processes what the first one has; all of them must call it.
+
+    Example:
+        >>> of_first_process([3])
+        [3]
+    """
+    if world_size() == 1:
+        return value
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
 
 
 def check_launcher() -> None:
@@ -74,7 +91,11 @@ def _is_set(variable: str) -> bool:
 
 
 def leave() -> None:
-    """Leave the group of processes, if there is one; for the end of a program."""
+    """Leave the group of processes, if there is one; for the end of a program that all of them reach.
+
+    Not for after an error: the others are in the middle of a step, and leaving may wait for them. The process just
+    ends then, and who started it ends the others.
+    """
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
