@@ -261,7 +261,7 @@ def save_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, file: Pat
     yet, such as a tower's layers above the deepest one that is read.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state = get_optimizer_state_dict(model, optimizer, options=options)
+    state: Mapping[str, Any] = get_optimizer_state_dict(model, optimizer, options=options)
     if is_first_process():
         torch.save({**state, "without": sorted(_names(state) - state["state"].keys())}, file)
 
