@@ -33,6 +33,31 @@ def picture(tiny):
     return tiny.data.parent / "0.png"
 
 
+@pytest.mark.parametrize(
+    ("end", "status", "left"),
+    [
+        (None, 0, 1),
+        (Stopped("told to stop"), EXIT_STATUS, 1),
+        (ValueError("bad record"), 2, 0),
+        (KeyError(), 1, 0),
+    ],
+)
+def test_training_waits_for_other_processes_only_where_all_of_them_come_to_an_end(
+    tiny, monkeypatch, end, status, left
+):
+    def train(*args, **kwargs):
+        if end is not None:
+            raise end
+        return "runs/one"
+
+    calls = []
+    monkeypatch.setattr("llavit.train.run.train", train)
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: calls.append(1))
+    assert run("train", tiny.recipe_file).exit_code == status
+    assert len(calls) == left
+
+
 def test_train_prints_the_folder_of_the_result(tiny, tmp_path):
     shown = run(
         "train",

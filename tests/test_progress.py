@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from llavit.compiling import why_not
+from llavit.progress import now_and_then
 from tests.evaluate.small_bench import save_bench
 
 ANSI = re.compile(rb"\x1b\[[0-9;?]*[a-zA-Z]|\r")
@@ -69,6 +70,15 @@ def folder(tiny, tmp_path_factory):
 @pytest.fixture
 def picture(tiny):
     return tiny.data.parent / "0.png"
+
+
+def test_a_count_is_said_every_some_seconds_and_not_at_once():
+    lines, now = [], [0]
+    count = now_and_then(lines.append, "reading", every=1000, clock=lambda: now[0])
+    for done in range(1, 2501):
+        now[0] += 1
+        count(done, 2500)
+    assert lines == ["reading: 1,000 of 2,500", "reading: 2,000 of 2,500"]
 
 
 def test_ask_shows_on_a_terminal_that_it_loads_what_and_how_much(folder, picture):

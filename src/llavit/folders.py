@@ -1,11 +1,13 @@
-"""Folders that appear when they are whole."""
+"""Folders that appear when they are whole, and files that another machine wrote."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -23,6 +25,42 @@ def require_free(output: str | Path) -> Path:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} is there already; choose another folder")
     return output
+
+
+def wait_until_seen(files: Mapping[Path, int], *, seconds: float = 120.0, every: float = 1.0) -> None:
+    """Wait until what another process has written can be seen here, as shared storage may show it late.
+
+    A machine keeps what it knows of a folder on NFS, and so that a file is not there, for up to a minute.
+
+    Args:
+        files: each with its bytes, 0 for a folder.
+        seconds: how long at most.
+        every: seconds between two looks.
+
+    Raises:
+        FileNotFoundError: one of them cannot be seen, or not the whole of it; says where and what to do.
+
+    Example:
+        >>> wait_until_seen({Path(): 0})
+    """
+    until = time.monotonic() + seconds
+    while unseen := [path for path, size in files.items() if _size(path) < size]:
+        if time.monotonic() >= until:
+            raise FileNotFoundError(
+                f"{unseen[0]}: another process has written it, and after {seconds:g} seconds it is not to be seen, or "
+                f"not the whole of it, on machine {socket.gethostname()}. Put it on storage that all machines share"
+            )
+        time.sleep(every)
+
+
+def _size(path: Path) -> int:
+    """Give the bytes of a file, -1 where it is not to be seen."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        with suppress(OSError):
+            os.listdir(path.parent)  # makes NFS ask again
+        return -1
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,33 @@ def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def now_and_then(
+    say: Callable[[str], None], what: str, *, every: float = 10.0, clock: Callable[[], float] = time.monotonic
+) -> Callable[[int, int], None]:
+    """Make a function to call with (done, in all) that says how far it is every some seconds, and not at once.
+
+    Args:
+        say: takes a line.
+        what: what is being done.
+        every: seconds between lines.
+        clock: gives the time in seconds.
+
+    Example:
+        >>> count = now_and_then(print, "reading", every=0)
+        >>> count(1000, 2000)
+        reading: 1,000 of 2,000
+    """
+    last = clock()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        if clock() - last >= every:
+            last = clock()
+            say(f"{what}: {done:,} of {total:,}")
+
+    return progress
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from llavit.compare import identity
 HARMLESS = {
     "__init__.py": "names only",
     "compiling.py": "whether to compile is part of the settings",
+    "folders.py": "when a folder or file is there, not what is in it",
     "progress.py": "what is shown",
     "threads.py": "which threads a program has, and when they are called",
     "compare/cells.py": "names of cells",

@@ -44,7 +44,7 @@ def test_an_image_may_stand_anywhere_in_a_text(words, content):
 
 def llavas_preprocess_multimodal(words):
     """LLaVA's rule (llava/train/train.py), for a text with an image."""
-    return "<image>\n" + words.replace("<image>", "").strip()
+    return ("<image>\n" + words.replace("<image>", "").strip()).strip()
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,32 @@ def test_an_image_after_the_words_stands_before_them_as_llava_trains(words):
         ).messages
 
     assert messages(words) == messages(llavas_preprocess_multimodal(words))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "<image>\nWhat? ",
+        "<image>\nWhat?\n",
+        "<image>\n\n What?",
+        " <image>What?",
+        "<image> What?\u00a0",
+        "<image> \n",
+    ],
+)
+def test_white_space_around_the_words_beside_an_image_is_left_out_as_llava_does(words):
+    record = {"image": "0", "conversations": [{"from": "human", "value": words}]}
+    said = llavas_preprocess_multimodal(words).removeprefix("<image>").removeprefix("\n")
+    assert from_record(record, name="1").messages[0]["content"] == [
+        image("0"),
+        *([text(said)] if said else []),
+    ]
+
+
+def test_white_space_stays_in_words_without_an_image():
+    turns = [QUESTION, ANSWER, {"from": "human", "value": " And now? \n"}]
+    messages = from_record({"image": "0", "conversations": turns}, name="1").messages
+    assert messages[2]["content"] == [text(" And now? \n")]
 
 
 @pytest.mark.parametrize("words", ["A?\n<image>\n<image>", "<image>\nA?\n<image>", "A:\n<image>\nB?"])

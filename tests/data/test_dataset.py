@@ -75,6 +75,22 @@ def test_the_skip_log_counts_a_record_once_and_stops_at_the_maximum(tmp_path):
     assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_a_record_of_which_nothing_is_left_is_left_out_and_not_bad(tiny, tmp_path, on_error):
+    turns = [{"from": "human", "value": "word " * 200}, {"from": "gpt", "value": "Yes."}]
+    (tmp_path / "long.json").write_text(json.dumps([{"id": i, "conversations": turns} for i in range(3)]))
+    data = ConversationDataset(
+        open_reader(tmp_path / "long.json"), tiny.build().processor, max_length=100, on_error=on_error
+    )
+    log = SkipLog(tmp_path / "skipped.jsonl", max_skipped=0)
+    log.add([data[i] for i in range(3)])
+    again = SkipLog(tmp_path / "skipped.jsonl", max_skipped=0)
+    again.add(log.skipped.values())
+    assert len(log) == len(again) == 3 and "(max_length=100)" in log.skipped["0 (#0)"].reason
+    with pytest.raises(ValueError, match=r"1 bad records, more than max_skipped = 0. The last is x: torn"):
+        again.add([Skipped("x", "torn")])
+
+
 def test_the_skip_log_takes_an_id_that_utf_8_cannot_say(tmp_path):
     path = tmp_path / "skipped.jsonl"
     SkipLog(path, max_skipped=2).add([Skipped("\ud83d (#0)", "torn")])

@@ -1,7 +1,9 @@
 import json
+import os
 import pickle
 import random
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -206,6 +208,39 @@ def test_a_reader_can_be_sent_to_a_worker(json_file_of_three):
     again = pickle.loads(pickle.dumps(reader))
     assert again.sample(0) == reader.sample(0)
     assert (len(again), again.fingerprint) == (3, reader.fingerprint)
+
+
+def test_a_file_is_opened_once_in_a_process_and_closed_with_its_reader(json_file_of_three, monkeypatch):
+    opened, files = [], os.open
+
+    def counting(*args):
+        opened.append(files(*args))
+        return opened[-1]
+
+    reader = open_reader(json_file_of_three)
+    monkeypatch.setattr(os, "open", counting)
+    for index in (0, 1, 0, 1):
+        reader.sample(index)
+    assert len(opened) == 1
+    again = pickle.loads(pickle.dumps(reader))
+    assert again.sample(1) == reader.sample(1)
+    assert len(opened) == 2  # the other process's
+    del reader, again
+    for descriptor in opened:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+
+
+def test_an_open_file_is_read_by_threads_and_forks_at_once(tmp_path):
+    reader = open_reader(numbered(tmp_path, "a", 300))
+    reader.sample(7)
+    order = [(7 * i) % 300 for i in range(1200)]
+    fork = os.fork()
+    if not fork:
+        os._exit(any(reader.sample(i).record_id != f"a{i}" for i in order))
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(lambda i: reader.sample(i).record_id, order)) == [f"a{i}" for i in order]
+    assert os.waitpid(fork, 0)[1] == 0
 
 
 # Mixtures

@@ -172,6 +172,20 @@ def test_what_does_not_apply_to_a_llava_is_listed_with_its_reason(tiny, bench, t
     assert len(draw([found] * 9).legends[0].get_texts()) == 9  # more models than colours
 
 
+def test_models_of_different_depths_are_drawn_together_each_in_its_own_rows(tiny, bench):
+    tasks, own = load_bench(bench, "short"), ("visual to visual, layer 0", "visual to visual, layer 1")
+    blocks = [[Block("visual_to_visual"), Block("visual_to_visual", range(n, n + 1))] for n in range(2)]
+    found = [
+        measure_knockouts(*tiny.build(), tasks, each, limit=2, name=str(n)) for n, each in enumerate(blocks)
+    ]
+    axis = draw(found).axes[0]
+    rows = [label.get_text() for label in axis.get_yticklabels()]
+    assert rows == ["visual to visual", *reversed(own), NO_IMAGE]
+    for number, drawn in enumerate(axis.containers):
+        places = [rows[round(len(rows) - 1 - y)] for y in drawn[0].get_ydata()]
+        assert places == ["visual to visual", own[number], NO_IMAGE]
+
+
 def test_names_of_models_stand_once_in_a_picture_and_inside_of_it(tiny, bench):
     long = [f"runs/a-model-with-a-long-name-{number}/instruct" for number in range(3)]
     tasks, blocks = load_bench(bench, "short"), [Block("visual_to_visual")]

@@ -11,7 +11,7 @@ from transformers import AutoProcessor, CLIPImageProcessorPil, LlavaProcessor
 
 from llavit import LlavitProcessor
 from llavit.model.chat import DEFAULT_CHAT_TEMPLATE, render_with_spans
-from llavit.model.processor import IGNORED
+from llavit.model.processor import IGNORED, NothingLeft
 from tests.tiny import SIDE, tokenizer
 
 PER_IMAGE = 4  # 16 px, patches of 8
@@ -273,6 +273,15 @@ def test_turns_that_the_template_refuses_are_an_error_that_names_the_sample():
 def test_nothing_to_learn_from_is_an_error_that_names_the_sample():
     with pytest.raises(ValueError, match="s2: nothing to learn from"):
         processor().encode([user(text("hi"))], return_labels=True, name="s2")
+
+
+def test_nothing_to_learn_from_tells_what_is_cut_off_from_what_was_never_there():
+    turns = [user(text("hi " * 50)), said("Hello.")]
+    with pytest.raises(NothingLeft, match=r"s4: nothing to learn from: .* 20 tokens \(max_length=20\)"):
+        processor().encode(turns, return_labels=True, max_length=20, name="s4")
+    with pytest.raises(ValueError, match="s5: nothing to learn from") as error:
+        processor().encode(turns[:1], return_labels=True, max_length=20, name="s5")
+    assert error.type is ValueError
 
 
 def test_a_turn_that_is_only_an_image_is_nothing_to_learn_from():

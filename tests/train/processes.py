@@ -27,6 +27,7 @@ def train_in(
     group=False,
     nan=False,
     variables=(),
+    timeout=TIMEOUT,
 ):
     """Train in processes of their own.
 
@@ -41,6 +42,7 @@ def train_in(
         group: send the signal to all of the process group, data workers too, as SLURM does.
         nan: that process's logits become NaN.
         variables: further ones of their environment, by name.
+        timeout: seconds after which they count as hanging.
 
     Returns:
         their exit statuses; 2 is an error whose message is in the file `FOLDER.error-RANK`.
@@ -60,7 +62,7 @@ def train_in(
         arguments = (environment, str(recipe_file), overrides, str(folder), *mine)
         started.append(CONTEXT.Process(target=_train, args=arguments))
         started[-1].start()
-    return exit_statuses(started, TIMEOUT)
+    return exit_statuses(started, timeout)
 
 
 def _train(environment, recipe_file, overrides, folder, send, step, group, nan):

@@ -274,6 +274,20 @@ def test_fsdp2_trains_adapters_and_holds_frozen_parts_in_bfloat16(tiny, tmp_path
         assert model.config.architectures == ["LlavitForConditionalGeneration"]
 
 
+@pytest.mark.slow  # each of two processes compiles
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_compiled_layers_that_are_recomputed_train_as_plain_ones_in_one_process(tiny, tmp_path, parallel):
+    options = [*SPLIT, "dtype=bfloat16", "stages.0.frozen_dtype=bfloat16", "stages.1.epochs=0.5"]
+    options += [f"stages.{number}.gradient_checkpointing=true" for number in range(2)]
+    train(tiny.recipe(*options), output=tmp_path / "one", progress=False)
+    compiled = [*options, "compile=always", f"parallel={parallel}"]
+    assert train_in(tmp_path / "two", tiny.recipe_file, *compiled, processes=2, timeout=900) == [0, 0]
+    for stage, rows in logged(tmp_path / "one").items():
+        for a, b in zip(rows, logged(tmp_path / "two")[stage], strict=True):
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+            assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-2)
+
+
 @pytest.mark.slow  # two processes beside one
 def test_fsdp2_trains_an_llm_whose_head_is_not_tied_to_its_embeddings(tiny, tmp_path):
     llm = AutoModelForCausalLM.from_pretrained(tiny.llm)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -288,9 +289,35 @@ def test_the_loss_takes_the_pieces_of_the_device_that_is_meant(recipe_file):
 # A whole recipe
 
 
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (
+            (128, 4),
+            "batch_size 128 does not divide into .* of 4 on 64 processes; set micro_batch_size to 2, or batch",
+        ),
+        (
+            (96, 1),
+            "batch_size 96 does not .*; set batch_size to a multiple of 64, or take a number of processes",
+        ),
+        ((32, 8), "batch_size 32 does not .*; set batch_size to a multiple of 512, or take"),
+        ((128, 2), None),
+    ],
+)
+def test_a_batch_that_so_many_devices_cannot_share_has_no_estimate(tiny, sizes, message):
+    whole = ("stages.0.batch_size=64", "stages.0.micro_batch_size=1")
+    recipe = tiny.recipe(*whole, f"stages.1.batch_size={sizes[0]}", f"stages.1.micro_batch_size={sizes[1]}")
+    with pytest.raises(ValueError, match=f"stage instruct: {message}") if message else nullcontext():
+        estimate(recipe, gpus=64, length=64)
+
+
 def test_devices_share_what_the_recipe_says(tiny):
     def of(parallel, gpus, batch_size=32):
-        sizes = (f"stages.1.batch_size={batch_size}", "stages.1.micro_batch_size=4")
+        sizes = (
+            "stages.0.micro_batch_size=1",
+            f"stages.1.batch_size={batch_size}",
+            "stages.1.micro_batch_size=4",
+        )
         return estimate(tiny.recipe(f"parallel={parallel}", *sizes), gpus=gpus, length=64)[1]
 
     one, ddp, zero2, fsdp2 = of("ddp", 1), of("ddp", 2), of("zero2", 2), of("fsdp2", 2)
@@ -328,10 +355,17 @@ def test_a_file_at_hand_is_counted_though_its_name_is_known(tiny, tmp_path):
 
 
 def test_the_command_says_whether_it_fits(tiny):
-    shown = CliRunner().invoke(app, ["estimate", str(tiny.recipe_file), "--length", "64", "--gpus", "2"])
+    split = [word for stage in (0, 1) for word in ("--set", f"stages.{stage}.micro_batch_size=2")]
+    arguments = ["estimate", str(tiny.recipe_file), "--length", "64", "--gpus", "2"]
+    shown = CliRunner().invoke(app, [*arguments, *split])
     assert shown.exit_code == 0, shown.stderr
     assert "each of 2 devices (ddp), GB of 80" in shown.stdout and "Does not fit" not in shown.stdout
-    assert "4 x 64" in shown.stdout and "visual_qkv" in shown.stdout
+    assert "2 x 64" in shown.stdout and "visual_qkv" in shown.stdout
+    refused = CliRunner().invoke(app, arguments)
+    assert (
+        refused.exit_code == 2
+        and "micro-batches of 4 on 2 processes; set micro_batch_size to 2" in refused.stderr
+    )
     shown = CliRunner().invoke(
         app, ["estimate", str(tiny.recipe_file), "--length", "64", "--memory", "0.0001"]
     )

@@ -1,12 +1,16 @@
 """Training from cached features, packed rows and plain captions."""
 
+import threading
+from types import SimpleNamespace
+
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from llavit import LlavitModel
-from llavit.data import FeatureCache
-from llavit.train.features import _one_run_at_a_time
+from llavit.data import FeatureCache, open_reader
+from llavit.train.features import _one_run_at_a_time, prepare_features
 from llavit.train.lora import hold_frozen
 from llavit.train.parts import freeze
 from llavit.train.progress import read_step_log
@@ -107,3 +111,39 @@ def test_plain_captions_leave_the_prompt_out(tiny, plain, tmp_path):
         for stage in ("pretrain", "instruct")
     ]
     assert rows[0] < rows[1]
+
+
+def test_parts_that_another_process_wrote_are_waited_for_until_they_are_seen(tiny, tmp_path, monkeypatch):
+    """As shared storage shows them late to another machine."""
+    model, processor = tiny.build()
+
+    def prepare(rank, gather):
+        state = SimpleNamespace(process_index=rank, num_processes=2, wait_for_everyone=lambda: None)
+        monkeypatch.setattr("llavit.train.features.PartialState", lambda: state)
+        monkeypatch.setattr("llavit.train.features.gather_object", gather)
+        return prepare_features(
+            tmp_path / "features",
+            model,
+            processor,
+            open_reader(tiny.data),
+            dtype=torch.float32,
+            device=torch.device("cpu"),
+            console=Console(quiet=True),
+        )
+
+    other = prepare(1, list)
+    for name in other.written:
+        (other.folder / name).rename(tmp_path / name)
+
+    def gathered(mine):
+        for name in other.written:
+            late.append(threading.Timer(0.2, (tmp_path / name).rename, [other.folder / name]))
+            late[-1].start()
+        return [*mine, *other.written.items()]
+
+    late = []
+    cache = prepare(0, gathered)
+    pictures = [picture for index in range(12) for picture in open_reader(tiny.data).sample(index).images]
+    assert len(other.written) == len(cache.written) == 2 and all(picture in cache for picture in pictures)
+    for timer in late:
+        timer.join()

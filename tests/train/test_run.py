@@ -379,6 +379,28 @@ def test_auto_computes_in_bfloat16_only_where_the_cpu_is_fast_at_it(monkeypatch,
     assert precision.resolve_dtype("bfloat16") == (torch.bfloat16, "as asked")
 
 
+@pytest.mark.parametrize(("options", "seconds"), [((), 7200), (("timeout_minutes=0.5",), 30)])
+def test_processes_wait_for_each_other_as_long_as_the_recipe_says(tiny, tmp_path, options, seconds):
+    class Watch(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            raise Waits(args.ddp_timeout)
+
+    class Waits(Exception):
+        pass
+
+    with pytest.raises(Waits, match=f"^{seconds}$"):
+        train(tiny.recipe(*options), output=tmp_path, progress=False, callbacks=[Watch()])
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_only_the_first_process_says_what_it_computes_in(tiny, tmp_path, monkeypatch, caplog, first):
+    monkeypatch.setattr("llavit.train.run.is_first_process", lambda: first)
+    monkeypatch.setattr("llavit.train.run._train", lambda *args: tmp_path)
+    with caplog.at_level("INFO", logger="llavit"):
+        train(tiny.recipe("dtype=float32"), output=tmp_path, progress=False)
+    assert caplog.messages == (["computing in float32: as asked"] if first else [])
+
+
 def test_nothing_of_a_stage_lives_on_in_the_next_one_or_after_the_last(tiny, tmp_path, monkeypatch):
     """Weights, gradients, optimizer, data: the memory of a run is that of its largest stage."""
     alive = []

@@ -4,8 +4,9 @@ import json
 import os
 import shutil
 import signal
+import socket
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
 import pytest
@@ -125,7 +126,8 @@ def test_a_second_run_in_the_folder_of_one_under_way_is_refused_and_touches_noth
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step == 1 and args.output_dir.endswith("pretrain.work"):
                 before = sorted(tmp_path.rglob("*"))
-                with pytest.raises(ValueError, match=r"another process is training there\. Wait for it"):
+                mine = rf"training there \(process {os.getpid()} on machine {socket.gethostname()}, since .*\. Wait"
+                with pytest.raises(ValueError, match=mine):
                     train(tiny.recipe(), output=tmp_path, progress=False)
                 assert sorted(tmp_path.rglob("*")) == before
                 refused.append(True)
@@ -133,6 +135,24 @@ def test_a_second_run_in_the_folder_of_one_under_way_is_refused_and_touches_noth
     refused = []
     train(tiny.recipe(), output=tmp_path, progress=False, callbacks=[Second()])
     assert refused == [True]
+    assert not (tmp_path / ".lock.holder").exists()
+
+
+def test_a_lock_of_a_machine_that_was_lost_says_whose_it_is_and_what_to_do(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("llavit.train.run.PATIENCE", 0.1)
+    by = {"machine": "node7", "process": 4711, "since": "2026-01-02 03:04:05"}
+    (tmp_path / ".lock.holder").write_text(json.dumps(by))
+    recipe = tiny.recipe("stages.0.steps=1", "stages.1.steps=1")
+    with FileLock(tmp_path / LOCK):
+        with pytest.raises(ValueError, match=r"process 4711 on machine node7, since .*delete .*\.lock$"):
+            train(recipe, output=tmp_path, progress=False)
+        (tmp_path / ".lock.holder").unlink()
+        with pytest.raises(
+            ValueError, match=r"training there \(which one is not on record\)\. .*delete .*\.lock$"
+        ):
+            train(recipe, output=tmp_path, progress=False)
+        (tmp_path / LOCK).unlink()
+        assert train(recipe, output=tmp_path, progress=False) == tmp_path / "instruct"
 
 
 def test_a_run_goes_on_after_one_that_ended_a_moment_later(tiny, tmp_path):
@@ -167,17 +187,36 @@ def test_what_a_run_had_not_finished_to_write_makes_room_for_the_next_one(tiny, 
     assert [path.name for path in checkpoints(store.work)] == ["checkpoint-2"]
 
 
+def test_a_copy_of_a_checkpoint_under_another_name_is_none_and_stays(tiny, tmp_path):
+    store = StageStore(tmp_path, tiny.recipe().stages[0], {"seed": 0})
+    store.begin()
+    copies = {"checkpoint-200.bak", "checkpoint-", "checkpoint-old-3", "checkpoint-1_0"}
+    for name in copies:
+        (store.work / name).mkdir()
+    assert checkpoints(store.work) == []
+    (store.work / "half").write_text("of a run that had not come to a checkpoint")
+    store.begin()
+    assert {path.name for path in store.work.iterdir()} == {"stage.json", *copies}
+    for step in (20, 3):
+        (store.work / f"checkpoint-{step}").mkdir()
+    assert [path.name for path in checkpoints(store.work)] == ["checkpoint-3", "checkpoint-20"]
+
+
 @pytest.mark.parametrize(
-    ("options", "copies"),
+    ("options", "there", "kept", "results"),
     [
-        ([], 1),
-        (["stages.0.save_every=1"], 2),
-        (["stages.0.save_every=1", "stages.0.keep_checkpoints=3"], 4),
-        (["stages.0.save_every=3", "stages.0.keep_checkpoints=100"], 3),  # there are no more in four steps
+        ([], [], 0, 1),
+        (["stages.0.save_every=1"], [], 2, 0),  # the new one is whole before the old one goes
+        (["stages.0.save_every=1", "stages.0.keep_checkpoints=2"], [], 3, 0),
+        (["stages.0.save_every=3", "stages.0.keep_checkpoints=100"], [], 2, 1),  # no more come in four steps
+        (["stages.0.save_every=1"], [2], 1, 0),  # the next one beside the one that is there
+        (["stages.0.save_every=1", "stages.0.keep_checkpoints=3"], [1, 2], 2, 0),
+        (["stages.0.save_every=1"], [1, 2], 1, 0),
+        (["stages.0.save_every=1"], [4], 0, 1),  # none comes
     ],
 )
-def test_a_stage_whose_result_would_not_fit_on_the_disk_does_not_train(
-    tiny, tmp_path, monkeypatch, options, copies
+def test_a_stage_of_which_something_would_not_fit_on_the_disk_does_not_train(
+    tiny, tmp_path, monkeypatch, options, there, kept, results
 ):
     def begun(*args, **kwargs):
         raise KeyboardInterrupt
@@ -188,7 +227,11 @@ def test_a_stage_whose_result_would_not_fit_on_the_disk_does_not_train(
     size = {True: 0, False: 0}
     for parameter in model.parameters():
         size[parameter.requires_grad] += parameter.numel() * 4
-    needed = copies * (size[True] + size[False]) + (copies - 1) * 2 * size[True]
+    needed = (kept + results) * (size[True] + size[False]) + kept * 2 * size[True]
+    monkeypatch.setattr(
+        "llavit.train.run.checkpoints", lambda folder: [folder / f"checkpoint-{step}" for step in there]
+    )
+    monkeypatch.setattr("llavit.train.run.reading", lambda folder: suppress(OSError))
     monkeypatch.setattr(LlavitTrainer, "train", begun)
     refusal = "pretrain.work: what will be saved takes"
     for free, error, message in ((needed - 1, ValueError, refusal), (needed, KeyboardInterrupt, None)):

@@ -1,4 +1,6 @@
+import functools
 import json
+import re
 
 import pytest
 import torch
@@ -29,6 +31,20 @@ class Watch(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in logs:
             self.logs.append(logs)
+
+
+def test_the_first_process_says_how_far_lengths_are_read(trainer, monkeypatch, caplog):
+    monkeypatch.setattr(
+        trainer_module, "now_and_then", functools.partial(trainer_module.now_and_then, every=0)
+    )
+    made = trainer("stages.0.group_by_length=true")
+    with caplog.at_level("INFO", logger="llavit"):
+        made.get_train_dataloader()
+        first = list(caplog.messages)
+        monkeypatch.setattr(made, "is_world_process_zero", lambda: False)
+        made.get_train_dataloader()
+    assert first[-1] == "stage pretrain: lengths of the records: 12 of 12" and len(first) == 12
+    assert caplog.messages == first
 
 
 @pytest.fixture
@@ -239,6 +255,22 @@ def test_a_damaged_checkpoint_says_which_it_is_and_what_to_do(trainer, tmp_path,
         ValueError, match=r"checkpoint-1 cannot be read: .*Delete it: the same command then goes on"
     ):
         trainer("stages.0.steps=2").train(resume_from_checkpoint=str(saved))
+
+
+def test_an_optimizer_that_lacks_the_state_of_a_weight_does_not_pass_for_a_whole_one(trainer, tmp_path):
+    # Of a tower that trains, what nothing reads has none, and the file says so.
+    options = ("stages.0.save_every=1", "stages.0.learning_rates.vision_tower=1e-3")
+    trainer("stages.0.steps=1", *options).train()
+    file = tmp_path / "checkpoint-1/optimizer.pt"
+    saved = torch.load(file, weights_only=True)
+    assert saved["without"] and all(".vision_tower." in name for name in saved["without"])
+    name = next(name for name in saved["state"] if "projector" in name)
+    del saved["state"][name]
+    torch.save(saved, file)
+    with pytest.raises(
+        ValueError, match=f"optimizer.pt lacks the state of 1 parameters, first {re.escape(name)}"
+    ):
+        trainer("stages.0.steps=2", *options).train(resume_from_checkpoint=str(file.parent))
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,6 @@ def knockout(
         )
         for line in failures(result):
             typer.echo(f"{result.model}: {line}", err=True)
-    alike = all(result.names == results[0].names for result in results)
-    finish(results, output, summary=summary(results) if alike else "")
-    if len(results) > 1 and alike:
+    finish(results, output, summary=summary(results))
+    if len(results) > 1:
         (output / "knockout.png").write_bytes(figure_png(draw(results)))

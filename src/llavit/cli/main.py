@@ -115,8 +115,10 @@ def train(
     try:
         with ends_when_stopped():
             folder = run(made, output=output, resume=resume)
-    finally:
+    except typer.Exit:  # told to stop: all processes do so after the same step
         leave()
+        raise
+    leave()
     if is_first_process():
         typer.echo(folder)
 

@@ -83,7 +83,8 @@ def from_record(record: Mapping[str, Any], *, name: str, image_folder: str | Pat
     for the line breaks after an image at the start of a message: LLaVA's way to set the image apart from the
     words, which is the chat template's business here. The only image of a message of `conversations`, in a line of
     its own after the words, is put before them: half of LLaVA's own data is written so, and LLaVA trains on none of
-    it that way round. What the assistant says before the user's first turn is left out, as LLaVA does: no chat
+    it that way round. White space around the words of such a message, or of one that begins with its only image, is
+    left out, as in LLaVA. What the assistant says before the user's first turn is left out, as LLaVA does: no chat
     template has a place for it.
 
     Args:
@@ -207,13 +208,17 @@ class _Images:
 
 
 def _image_first(words: str) -> str:
-    """Put the only image of a text before the words, where it stands in a line of its own after them.
+    """Put the only image of a text before the words, and nothing around them, where it stands at their start or end.
 
-    LLaVA's `preprocess_multimodal` does so, wherever the image stands; here one within the words stays.
+    LLaVA's `preprocess_multimodal` does so, wherever the image stands; here one within the words stays, and so does one
+    at their end that is not in a line of its own.
     """
-    before, mark, after = words.partition("\n" + IMAGE_MARK)
-    if mark and IMAGE_MARK not in before and not after.strip():
-        return f"{IMAGE_MARK}\n{before.strip()}"
+    before, mark, after = words.partition(IMAGE_MARK)
+    if mark and IMAGE_MARK not in after:
+        if not before.strip():
+            return f"{IMAGE_MARK}\n{after.strip()}"
+        if not after.strip() and before.endswith("\n"):
+            return f"{IMAGE_MARK}\n{before.strip()}"
     return words
 
 

@@ -2,6 +2,10 @@
 
 A bad record (unreadable image, counts that differ, nothing to learn from, ...) is either an error that names
 it, or it is left out and written down. No other record ever takes its place: the batch is smaller by one.
+
+A record that is longer than `max_length` is cut and not bad. Where nothing to learn from is left of it, as the first
+question alone is longer (some of ShareGPT's, and so of LLaVA's own data), it is left out, written down and not counted
+as bad: LLaVA trains on such a record with no token that counts.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from torch.utils.data import Dataset
 
 from llavit.data.conversation import Message
 from llavit.data.readers import Reader
+from llavit.model.processor import NothingLeft
 
 OnError = Literal["raise", "skip"]
 Style = Literal["chat", "plain"]
@@ -46,17 +51,18 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Skipped:
-    """A record that was left out, and why."""
+    """A record that was left out, and why; not bad if it is only longer than training reads."""
 
     id: str
     reason: str
+    bad: bool = True
 
 
 class ConversationDataset(Dataset[dict[str, Any] | Skipped]):
     """A torch dataset of encoded conversations.
 
     Item i is the processor's encoding of record i plus `sample_id`, or, where that record is bad and
-    `on_error` is "skip", a `Skipped`; `Collator` takes both.
+    `on_error` is "skip", or `max_length` leaves nothing of it to learn from, a `Skipped`; `Collator` takes both.
 
     Args:
         reader: where the records come from, see `open_reader`.
@@ -105,18 +111,28 @@ class ConversationDataset(Dataset[dict[str, Any] | Skipped]):
                 else None,
                 name=name,
             )
+        except NothingLeft as error:
+            return Skipped(name, str(error), bad=False)
         except (ValueError, OSError) as error:
             if self.on_error == "raise":
                 raise
             return Skipped(name, str(error))
         return {**encoded, "sample_id": name}
 
-    def lengths(self) -> list[int]:
+    def lengths(self, progress: Callable[[int, int], None] | None = None) -> list[int]:
         """Give the tokens of every record, roughly: a token for four characters, and those of its images.
 
         Records are read for it, images are not. A bad record has length 0.
+
+        Args:
+            progress: called with (done, in all) after each record.
         """
-        return [self._length(index) for index in range(len(self))]
+        found = []
+        for index in range(len(self)):
+            found.append(self._length(index))
+            if progress is not None:
+                progress(len(found), len(self))
+        return found
 
     def _length(self, index: int) -> int:
         try:
@@ -140,13 +156,13 @@ class ConversationDataset(Dataset[dict[str, Any] | Skipped]):
 
 
 class SkipLog:
-    """Counts records that were left out and keeps a file of them; too many is an error.
+    """Counts records that were left out and keeps a file of them; too many bad ones is an error.
 
     Records are counted once however often an epoch meets them again.
 
     Args:
         path: where each skip is written, one JSON object per line; None keeps them in memory only.
-        max_skipped: how many different records may be left out.
+        max_skipped: how many different bad records may be left out.
 
     Example:
         >>> log = SkipLog(max_skipped=1)
@@ -159,6 +175,7 @@ class SkipLog:
         self.path = Path(path) if path is not None else None
         self.max_skipped = max_skipped
         self.skipped: dict[str, Skipped] = {}
+        self._bad = 0
         if self.path is not None and self.path.exists():
             self._read(self.path)
 
@@ -170,27 +187,30 @@ class SkipLog:
         whole, _, torn = path.read_text(encoding="utf-8").rpartition("\n")
         for line in whole.split("\n"):
             if line:
-                record = Skipped(**json.loads(line))
-                self.skipped[record.id] = record
+                self._keep(Skipped(**json.loads(line)))
         if torn:
             path.write_text(whole + "\n" * bool(whole), encoding="utf-8")
+
+    def _keep(self, record: Skipped) -> None:
+        self._bad += record.bad
+        self.skipped[record.id] = record
 
     def add(self, records: Iterable[Skipped]) -> None:
         """Write down records that were left out.
 
         Raises:
-            ValueError: more than `max_skipped` different records were left out.
+            ValueError: more than `max_skipped` different bad records were left out.
         """
         for record in records:
             if record.id not in self.skipped:
-                self.skipped[record.id] = record
+                self._keep(record)
                 if self.path is not None:
                     # JSON's own escape for what UTF-8 cannot say: an id with half of a surrogate pair.
                     with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                         file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
-            if len(self) > self.max_skipped:
+            if self._bad > self.max_skipped:
                 where = f"; all of them are in {self.path}" if self.path is not None else ""
                 raise ValueError(
-                    f"{len(self)} bad records, more than max_skipped = {self.max_skipped}. "
+                    f"{self._bad} bad records, more than max_skipped = {self.max_skipped}. "
                     f"The last is {record.id}: {record.reason}{where}"
                 )

@@ -134,6 +134,7 @@ class FeatureCache:
         self.rows: dict[str, tuple[str, int, int]] = {}  # part, row in it, checksum
         self.shape: tuple[int, int] | None = None
         self.damaged = 0
+        self.written: dict[str, int] = {}  # files that this process wrote, and their bytes
         self._maps: dict[str, np.memmap] = {}
         self.refresh()
 
@@ -232,6 +233,7 @@ class FeatureCache:
         if written:
             files = part.with_suffix(".idx"), part.with_suffix(".bin")
             _say_checked(files[0], _state(*files), [])
+            self.written |= {file.name: file.stat().st_size for file in files}
         return written
 
     def _missing(self, images: Iterable[Any], batch_size: int) -> Iterator[list[tuple[str, Any]]]:

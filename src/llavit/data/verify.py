@@ -22,6 +22,7 @@ from llavit.data.conversation import Message
 from llavit.data.dataset import Style
 from llavit.data.readers import Reader
 from llavit.model.images import open_image, to_rgb
+from llavit.model.processor import NothingLeft
 from llavit.progress import quiet_transformers
 
 _FEW = 256  # records that are not worth starting processes for
@@ -58,6 +59,7 @@ class Findings:
         tokens: length of each record; empty without a processor.
         supervised: how many of its tokens are learned.
         over: how many records are longer than the greatest length.
+        nothing_left: of how many it leaves nothing to learn from. Training leaves them out; they are not bad.
     """
 
     records: int = 0
@@ -70,12 +72,14 @@ class Findings:
     tokens: list[np.ndarray] = field(default_factory=list)
     supervised: list[np.ndarray] = field(default_factory=list)
     over: int = 0
+    nothing_left: int = 0
 
     def add(self, other: Findings) -> None:
         """Take in those of another part."""
         self.records += other.records
         self.bad += other.bad
         self.over += other.over
+        self.nothing_left += other.nothing_left
         self.images_per_record += other.images_per_record
         self.modes += other.modes
         for name in ("problems", "sizes", "id_hashes", "tokens", "supervised"):
@@ -157,6 +161,8 @@ class Checker:
             if self.max_length is not None and length > self.max_length:
                 found.over += 1
                 self._measure(messages, name, self.max_length)  # an error if too little can be cut
+        except NothingLeft:
+            found.nothing_left += 1
         except Exception as error:
             return [Problem(name, None, _reason(error))]
         return []
@@ -184,7 +190,7 @@ def verify_data(
         reader: of `open_reader`.
         model: folder or hub id of a model whose processor counts tokens and labels; without it they are not
             looked at.
-        max_length: greatest length in tokens; longer records are counted, and are bad where they cannot be cut.
+        max_length: greatest length in tokens; longer records are counted, and are bad where images end beyond it.
         style: how training renders records.
         workers: processes; as many as there are cores if not given, one for few records.
         bad_file: gets a JSON line with id, path and reason for each problem, as it is found. It is removed if

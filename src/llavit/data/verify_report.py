@@ -76,4 +76,5 @@ def verify_table(found: Findings, reader: Reader, max_length: int | None = None)
             )
     if found.tokens and max_length is not None:
         table.add_row(f"longer than {max_length:,}", f"{found.over:,}")
+        table.add_row("  nothing left of", f"{found.nothing_left:,}")
     return table

@@ -17,19 +17,20 @@ def draw(results: Sequence[Knockouts], columns: int = 4) -> Any:
     """Draw the losses of one or more models, measured on the same tasks.
 
     Args:
-        results: with the same knock-outs and families.
+        results: with the same families. A row that one of them lacks, such as layers of a deeper model, is empty in it.
         columns: panels beside each other.
 
     Raises:
-        ValueError: results of different knock-outs or families.
+        ValueError: results of different families.
     """
     first = results[0]
-    if any(each.names != first.names or each.families != first.families for each in results):
-        raise ValueError("expected results of the same knock-outs on the same families")
+    if any(each.families != first.families for each in results):
+        raise ValueError("expected results on the same families")
+    names = _rows(results)
     panels = [len(first.families) - 1, *range(len(first.families) - 1)]  # the mean first
     columns = min(columns, len(panels))
     lines = -(-len(panels) // columns)
-    rows = len(first.names)
+    rows = len(names)
     width = 2.6 + 2.1 * columns
     beside = max(1, int(width / (0.7 + 0.08 * max(len(each.model) for each in results))))  # names of models
     figure = new_figure(width, 0.2 * -(-len(results) // beside) + lines * (1.4 + 0.2 * rows))
@@ -40,10 +41,11 @@ def draw(results: Sequence[Knockouts], columns: int = 4) -> Any:
         for number, result in enumerate(results):
             value, low, high = 100 * result.loss_kf3[:, family].T
             there = ~np.isnan(value)
+            own = place[[names.index(name) for name in result.names]]
             shift = (len(results) - 1) / 2 - number
             axis.errorbar(
                 value[there],
-                place[there] + 0.28 * shift,
+                own[there] + 0.28 * shift,
                 xerr=np.abs(np.stack([value - low, high - value]))[:, there],
                 fmt="o",
                 markersize=3.5,
@@ -54,7 +56,7 @@ def draw(results: Sequence[Knockouts], columns: int = 4) -> Any:
         scores = ", ".join(f"{100 * result.score_f3[family, 0]:.1f}" for result in results)
         axis.set_title(f"{first.families[family]} ({first.items[family]} items)\n{scores}", fontsize=9)
         axis.tick_params(labelsize=7)
-        axis.set_yticks(place, first.names)
+        axis.set_yticks(place, names)
         axis.set_ylim(-0.7, rows - 0.3)
         axis.grid(axis="x", alpha=0.3)
     for axis in axes[len(panels) :]:
@@ -62,6 +64,18 @@ def draw(results: Sequence[Knockouts], columns: int = 4) -> Any:
     figure.supxlabel("points of accuracy lost; above each panel the scores of the whole models", fontsize=8)
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=beside)
     return figure
+
+
+def _rows(results: Sequence[Knockouts]) -> list[str]:
+    """Names of all knock-outs of several models: each behind the one that it follows in its own model."""
+    names: list[str] = []
+    for result in results:
+        at = 0
+        for name in result.names:
+            if name not in names:
+                names.insert(at, name)
+            at = names.index(name) + 1
+    return names
 
 
 def cells(result: Knockouts) -> list[list[str]]:

@@ -26,6 +26,10 @@ IGNORED = -100
 """Label of a token that is not to be learned."""
 
 
+class NothingLeft(ValueError):
+    """A conversation has something to learn from, and nothing of it before `max_length`."""
+
+
 class LlavitProcessor(LlavaProcessor):
     """LLaVA's processor (same arguments, same files), with three things more.
 
@@ -200,6 +204,7 @@ class LlavitProcessor(LlavaProcessor):
         Raises:
             ValueError: naming the conversation: an unreadable image, an image token in plain text, turns that the chat
                 template refuses, a prompt over `max_length`, nothing to learn from.
+            NothingLeft: the same, where only `max_length` leaves nothing to learn from.
         """
         images = message_images(messages, name)
         try:
@@ -227,12 +232,13 @@ class LlavitProcessor(LlavaProcessor):
             pixels = self.pixel_values(images, name)
             encoded = self._expand(encoded, [self.count_image_tokens(*image.shape[-2:]) for image in pixels])
             encoded["pixel_values"] = pixels
+        learned = int((encoded["labels"] != IGNORED).sum())
         if max_length is not None:
             _limit(encoded, max_length, may_cut=return_labels, name=name)
         if not return_labels:
             del encoded["labels"]
         elif not (encoded["labels"] != IGNORED).any():
-            raise ValueError(
+            raise (NothingLeft if learned else ValueError)(
                 f"{name}: nothing to learn from: no assistant token is left among {len(encoded['input_ids'])} tokens"
                 + (f" (max_length={max_length})" if max_length else "")
             )
@@ -346,4 +352,4 @@ def single_token_id(tokenizer: Any, token: str) -> int:
     return ids[0]
 
 
-__all__ = ["IGNORED", "LlavitProcessor"]
+__all__ = ["IGNORED", "LlavitProcessor", "NothingLeft"]

@@ -32,26 +32,45 @@ def total_steps(stage: Stage, records: int) -> int:
     return math.ceil(total_samples(stage, records) / stage.batch_size)
 
 
-def micro_batches(stage: Stage) -> int:
+def micro_batches(stage: Stage, processes: int | None = None) -> int:
     """Give the number of micro-batches that each process takes in a step.
 
+    Args:
+        stage: the recipe's stage.
+        processes: how many train together; those of this run if not given.
+
     Raises:
-        ValueError: the batch does not divide into micro-batches over all processes.
+        ValueError: the batch does not divide into micro-batches over all processes; says what would.
 
     Example:
         micro_batches(stage)
     """
-    processes = world_size()
+    processes = world_size() if processes is None else processes
     if stage.batch_size % (stage.micro * processes):
+        share, rest = divmod(stage.batch_size, processes)
+        fits = max((size for size in range(1, stage.micro + 1) if share and share % size == 0), default=1)
+        unit = stage.micro * processes
         raise ValueError(
             f"stage {stage.name}: batch_size {stage.batch_size} does not divide into micro-batches of {stage.micro} "
-            f"on {processes} processes; set micro_batch_size so that it does"
+            f"on {processes} processes; set "
+            + (
+                f"batch_size to a multiple of {unit}, or take a number of processes that divides {stage.batch_size}"
+                if rest
+                else f"micro_batch_size to {fits}, or batch_size to a multiple of {unit}"
+            )
         )
     return stage.batch_size // (stage.micro * processes)
 
 
 def training_arguments(
-    stage: Stage, folder: Path, *, records: int, seed: int, dtype: torch.dtype, parallel: str = "ddp"
+    stage: Stage,
+    folder: Path,
+    *,
+    records: int,
+    seed: int,
+    dtype: torch.dtype,
+    parallel: str = "ddp",
+    timeout_minutes: float = 120.0,
 ) -> TrainingArguments:
     """Translate a stage into transformers' arguments.
 
@@ -62,6 +81,7 @@ def training_arguments(
         seed: of everything random.
         dtype: to compute in; bfloat16 is autocast over float32 weights.
         parallel: how several processes share the work, see `distributed.py`.
+        timeout_minutes: how long processes wait for each other.
 
     Raises:
         ValueError: the batch does not divide into micro-batches over all processes; these do not find each other; or
@@ -95,6 +115,7 @@ def training_arguments(
         # those above the deepest one that gives features.
         ddp_find_unused_parameters=stage.learning_rates.by_part()["vision_tower"] > 0,
         deepspeed=deepspeed_config(parallel),
+        ddp_timeout=math.ceil(60 * timeout_minutes),  # of all ways, not of DDP alone
     )
     processes = world_size()
     if args.world_size != processes:

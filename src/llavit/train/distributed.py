@@ -16,9 +16,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -33,6 +34,8 @@ from transformers import PreTrainedModel
 
 from llavit.train.store import reading
 
+T = TypeVar("T")
+
 LAUNCH = Path(__file__).parent / "launch"
 """Configurations of DeepSpeed, one file for each way, and of `accelerate launch`; made to be copied."""
 
@@ -45,6 +48,20 @@ def world_size() -> int:
 def is_first_process() -> bool:
     """Say whether this is the process that writes and prints; alone, it is."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def of_first_process(value: T) -> T:
+    """Give all processes what the first one has; all of them must call it.
+
+    Example:
+        >>> of_first_process([3])
+        [3]
+    """
+    if world_size() == 1:
+        return value
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
 
 
 def check_launcher() -> None:
@@ -74,7 +91,11 @@ def _is_set(variable: str) -> bool:
 
 
 def leave() -> None:
-    """Leave the group of processes, if there is one; for the end of a program."""
+    """Leave the group of processes, if there is one; for the end of a program that all of them reach.
+
+    Not for after an error: the others are in the middle of a step, and leaving may wait for them. The process just
+    ends then, and who started it ends the others.
+    """
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -234,24 +255,38 @@ def untied(model: nn.Module, weights: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def save_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, file: Path) -> None:
-    """Write an optimizer's state, whole and by parameter name; all processes must call it, the first one writes."""
+    """Write an optimizer's state, whole and by parameter name; all processes must call it, the first one writes.
+
+    Beside torch's `state` and `param_groups` the file has `without`: names of parameters that train and have no state
+    yet, such as a tower's layers above the deepest one that is read.
+    """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state = get_optimizer_state_dict(model, optimizer, options=options)
+    state: Mapping[str, Any] = get_optimizer_state_dict(model, optimizer, options=options)
     if is_first_process():
-        torch.save(state, file)
+        torch.save({**state, "without": sorted(_names(state) - state["state"].keys())}, file)
 
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, file: Path) -> None:
     """Read an optimizer's state that any number of processes wrote; all processes must call it.
 
     Raises:
-        ValueError: the file is damaged; names the checkpoint.
+        ValueError: the file is damaged, or lacks the state of parameters, which would begin anew; names the checkpoint.
     """
     many = world_size() > 1
     state = {}
     if not many or is_first_process():
         with reading(file.parent):
             state = torch.load(file, map_location="cpu", weights_only=True)
-    # Not strict: what nothing reads of a tower (layers above the deepest that gives features) has no state.
+            lost = sorted(_names(state) - state["state"].keys() - {*state.pop("without", _names(state))})
+            if lost:
+                raise ValueError(
+                    f"{file.name} lacks the state of {len(lost)} parameters, first {', '.join(lost[:3])}"
+                )
+    # Not strict: some parameters that train have none, as the file says.
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=many, strict=False)
     set_optimizer_state_dict(model, optimizer, state, options=options)
+
+
+def _names(state: Mapping[str, Any]) -> set[str]:
+    """Names of all parameters of an optimizer whose state this is."""
+    return {name for group in state["param_groups"] for name in group["params"]}

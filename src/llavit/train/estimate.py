@@ -14,6 +14,7 @@ from rich.console import Group
 from rich.table import Table
 
 from llavit.model.configuration import LlavitConfig
+from llavit.train.arguments import micro_batches
 from llavit.train.flops import training_flops
 from llavit.train.memory import Batch, StepMemory, step_memory
 from llavit.train.model_config import known_records, model_config
@@ -90,7 +91,8 @@ def estimate(
         config_dir: see `model_config`.
 
     Raises:
-        ValueError: rows too short for an image, or a model that cannot be found.
+        ValueError: a batch that does not divide over so many devices, rows too short for an image, or a model that
+            cannot be found.
 
     Example:
         ```python
@@ -98,6 +100,8 @@ def estimate(
         print(f"{instruct.peak / 1e9:.0f} GB on each device, {instruct.hours(8, 312, 0.4):.1f} hours")
         ```
     """
+    for stage in recipe.stages:
+        micro_batches(stage, gpus)
     config = model_config(recipe.model, config_dir)
     return [_stage(recipe, stage, config, gpus, length, text_tokens) for stage in recipe.stages]
 

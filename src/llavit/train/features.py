@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from rich.console import Console
 
 from llavit.data import FeatureCache, Reader, cache_key
+from llavit.folders import wait_until_seen
 from llavit.progress import progress_bar
 
 BATCH = 32
@@ -30,7 +32,7 @@ def prepare_features(
 ) -> FeatureCache:
     """Compute the features of all images of a stage that the cache does not hold yet.
 
-    Several processes share the images; each writes a file of its own, and all return when all are done.
+    Several processes share the images; each writes a file of its own, and all return when all are done and can be seen.
 
     Args:
         folder: where caches are.
@@ -43,6 +45,9 @@ def prepare_features(
 
     Returns:
         the cache; call it with an image.
+
+    Raises:
+        FileNotFoundError: what another process wrote is not to be seen here, as the folder is not on shared storage.
     """
     config, state = model.config, PartialState()
     layers = config.vision_feature_layer
@@ -90,6 +95,8 @@ def prepare_features(
             part.to(home)
     state.wait_for_everyone()
     if state.num_processes > 1:
+        written = dict(gather_object(list(cache.written.items())))
+        wait_until_seen({cache.folder / name: size for name, size in written.items()})
         cache.refresh()
     console.print(
         f"feature cache: {computed:,} images computed, {len(cache):,} in {cache.folder}",

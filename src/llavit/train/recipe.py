@@ -44,7 +44,8 @@ class Stage:
         weight_decay: AdamW's; not applied to norms and biases.
         adam_beta2: AdamW's; how long it remembers the size of gradients.
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them alone.
-        max_length: longer samples are cut, in tokens; images never are.
+        max_length: longer samples are cut, in tokens; images never are. One of which nothing to learn from is left
+            is left out and written down, and is not a bad record.
         style: "chat" renders samples with the chat template; "plain" is LLaVA's way to pretrain, images and
             captions only.
         image_aspect_ratio: "pad" pads images to a square with the mean colour before anything else, in this stage and
@@ -209,6 +210,8 @@ class Recipe:
             Faster steps after a slow first one; the same result up to rounding.
         parallel: how several processes share the work (`torchrun`): "ddp" copies the model to each, "fsdp2" cuts
             it up, "zero2" and "zero3" are DeepSpeed's ways.
+        timeout_minutes: how long a process waits for the others before it ends with an error: also while one of them
+            computes its last features for the cache, or saves to slow storage.
         peak_tflops: what one device can reach, for MFU in the logs; known GPUs need none.
         wandb: project on Weights & Biases to log to as well.
     """
@@ -223,11 +226,12 @@ class Recipe:
     attention: Literal["auto", "documents", "sdpa", "eager", "flex_attention"] = "auto"
     compile: Compile = "never"
     parallel: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
+    timeout_minutes: float = 120.0
     peak_tflops: float | None = None
     wandb: str | None = None
 
     def __post_init__(self) -> None:
-        require_positive(self, "peak_tflops")
+        require_positive(self, "peak_tflops", "timeout_minutes")
         names = [stage.name for stage in self.stages]
         if not names:
             raise ValueError("stages: expected at least one")

@@ -17,6 +17,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from llavit import LlavitForConditionalGeneration, LlavitProcessor, build_llavit
 from llavit.data import Collator, ConversationDataset, SkipLog, Skipped
 from llavit.data.readers import Reader
+from llavit.folders import wait_until_seen
 from llavit.llava_prompt import with_llavas_tokens
 from llavit.model.adapters import has_adapters, merge_adapters
 from llavit.model.chat import DEFAULT_CHAT_TEMPLATE
@@ -27,7 +28,7 @@ from llavit.progress import quiet_transformers
 from llavit.train.arguments import total_steps, training_arguments
 from llavit.train.checks import check_stages
 from llavit.train.compiling import compile_layers
-from llavit.train.distributed import check_launcher, forget_deepspeed, is_first_process
+from llavit.train.distributed import check_launcher, forget_deepspeed, is_first_process, of_first_process
 from llavit.train.features import prepare_features
 from llavit.train.freeing import TrimHeap, free_memory, held_heap
 from llavit.train.logs import TensorBoardLog, WandbLog
@@ -39,11 +40,13 @@ from llavit.train.schema import to_plain
 from llavit.train.stopping import StopAtStepEnd, Stopped
 from llavit.train.store import (
     LOCK,
+    RECORD,
     RESULT,
     StageStore,
     checkpoints,
     digest,
     held,
+    holder,
     reading,
     require_space,
     stage_identity,
@@ -125,14 +128,17 @@ def train(
     dtype, reason = resolve_dtype(recipe.dtype)
     stages = zip(recipe.stages, stores, strict=True)
     check_stages(recipe.model, [stage for stage, store in stages if not store.finished()], dtype)
-    logger.info("computing in %s: %s", str(dtype).removeprefix("torch."), reason)
+    if first:
+        logger.info("computing in %s: %s", str(dtype).removeprefix("torch."), reason)
 
     if not first:
         return _train(recipe, readers, stores, dtype, console, callbacks)
     with held(folder / LOCK, PATIENCE) as alone:
         if not alone:
             raise ValueError(
-                f"{folder}: another process is training there. Wait for it or stop it, or choose another output folder"
+                f"{folder}: another process is training there ({holder(folder / LOCK)}). Wait for it or stop it, or "
+                "choose another output folder. If that process is no longer there, as its machine was lost, delete "
+                f"{folder / LOCK}"
             )
         write_text(folder / "recipe.yaml", replace(recipe, output=str(folder)).to_yaml())
         return _train(recipe, readers, stores, dtype, console, callbacks)
@@ -155,6 +161,8 @@ def _train(
             continue
         set_seed(recipe.seed)
         with quiet_transformers():
+            if index:
+                wait_until_seen({stores[index - 1].result / RECORD: 1})  # the first process wrote it
             model, processor = _start(recipe.model) if index == 0 else _load(stores[index - 1].result)
             if stage.image_aspect_ratio == "pad":
                 processor = processor.with_padding()
@@ -184,7 +192,13 @@ def _run_stage(
     if is_first_process():
         store.begin()
     args = training_arguments(
-        stage, store.work, records=len(reader), seed=recipe.seed, dtype=dtype, parallel=recipe.parallel
+        stage,
+        store.work,
+        records=len(reader),
+        seed=recipe.seed,
+        dtype=dtype,
+        parallel=recipe.parallel,
+        timeout_minutes=recipe.timeout_minutes,
     )
     if stage.lora is not None:
         adapt(model, recipe, stage, store.work, args.device)
@@ -199,10 +213,12 @@ def _run_stage(
     if recipe.attention != "auto" or attention != "sdpa":  # Gemma 2 knows no sdpa: its own is eager
         model.set_attn_implementation({"text_config": attention})
     hold_frozen(model, resolve_frozen_dtype(stage.frozen_dtype, dtype), computes_in=dtype)
-    done = checkpoints(store.work)
-    if is_first_process():
+    done = of_first_process(checkpoints(store.work))
+    if not is_first_process():
+        wait_until_seen(dict.fromkeys(done, 0))
+    else:
         steps = total_steps(stage, len(reader))
-        require_space(store.work, _bytes_to_save(model, stage, steps, len(done)))
+        require_space(store.work, _bytes_to_save(model, stage, steps, done))
     console.print(parts_table(model, rates, f"Stage {stage.name}: {len(reader):,} records"))
     if stage.gradient_checkpointing:
         recompute_activations(model)
@@ -218,7 +234,7 @@ def _run_stage(
         style=stage.style,
         features=features,
     )
-    if stage.style == "chat" and not _answers_end(data, model):
+    if is_first_process() and stage.style == "chat" and not _answers_end(data, model):
         logger.warning(
             "stage %s: no end-of-turn token is among what is learned, so answers will not end: the chat template "
             "writes none of %s into the assistant's turn. Give the model another one (model.chat_template)",
@@ -269,9 +285,7 @@ def _run_stage(
             f"{trainer.state.max_steps}; the same command goes on from there"
         )
     if len(skip_log):
-        console.print(
-            f"{stage.name}: {len(skip_log)} bad records were left out, see {SKIPPED}", highlight=False
-        )
+        console.print(f"{stage.name}: {len(skip_log)} records were left out, see {SKIPPED}", highlight=False)
     if trainer.any_process(stop.told):
         raise Stopped(
             f"told to stop while stage {stage.name} was saved: it is finished, in {store.result}; the same command "
@@ -294,21 +308,29 @@ def _publish(trainer: LlavitTrainer, processor: Any, store: StageStore) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
-def _bytes_to_save(model: Any, stage: Stage, steps: int, saved: int) -> int:
-    """Count what a stage's folder will grow by until its result is there.
+def _bytes_to_save(model: Any, stage: Stage, steps: int, saved: Sequence[Path]) -> int:
+    """Count what a stage's folder will grow by, at most at any time, until its result is there.
+
+    A new checkpoint is whole before the oldest one goes, so for a while there is one more than are kept.
 
     Args:
         model: with its parts frozen, adapted and held as they will be.
         stage: says how many checkpoints are kept.
         steps: of the stage.
-        saved: how many checkpoints are there already.
+        saved: the checkpoints that are there already.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     written = trained if has_adapters(model) else model.parameters()
     weights = sum(parameter.numel() * parameter.element_size() for parameter in written)
     moments = 2 * sum(parameter.numel() * parameter.element_size() for parameter in trained)
-    made = -(-steps // stage.save_every) if stage.save_every else 0
-    return weights + max(min(stage.keep_checkpoints, made) - saved, 0) * (weights + moments)
+    to_come = 0
+    if stage.save_every:
+        taken = int(saved[-1].name.rpartition("-")[2]) if saved else 0
+        to_come = -(-steps // stage.save_every) - taken // stage.save_every
+    more = stage.keep_checkpoints - len(saved)
+    at_most = min(max(more, 0) + 1, to_come)
+    in_the_end = min(max(more, 0), to_come)
+    return max(at_most * (weights + moments), in_the_end * (weights + moments) + weights)
 
 
 def _start(spec: ModelSpec) -> tuple[Any, Any]:

@@ -4,6 +4,7 @@
     OUT/STAGE/                  the result of a finished stage: model, processor, train_log.jsonl, stage.json
     OUT/STAGE.work/             a stage under way: checkpoint-N, train_log.jsonl, stage.json
     OUT/.lock                   held by the run under way
+    OUT/.lock.holder            which process on which machine that is
 
 `OUT/STAGE` appears in one rename, so it is whole wherever it is seen.
 """
@@ -13,9 +14,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -35,6 +39,8 @@ LOCK = ".lock"
 
 RESULT = "result"
 """Folder of a stage's result that is being written."""
+
+_CHECKPOINT = re.compile(r"checkpoint-([0-9]+)")
 
 _HOW_NOT_WHAT = (
     "micro_batch_size",
@@ -107,9 +113,10 @@ def digest(identity: dict[str, Any]) -> str:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """List the whole checkpoints in a folder, oldest first."""
-    found = [path for path in folder.glob("checkpoint-*") if path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+    """List the whole checkpoints in a folder, oldest first; other names (checkpoint-200.bak, a copy) are none."""
+    found = {path: _CHECKPOINT.fullmatch(path.name) for path in folder.glob("checkpoint-*") if path.is_dir()}
+    steps = {path: int(name[1]) for path, name in found.items() if name is not None}
+    return sorted(steps, key=steps.__getitem__)
 
 
 class StageStore:
@@ -153,12 +160,14 @@ class StageStore:
         """Open the working folder, new or as a killed run left it, without what that one had not finished to write.
 
         Half a checkpoint is as large as a whole one: where a full disk ended the run, the next one needs its place.
-        Without any checkpoint nothing stays, as it may be of another training.
+        Without any checkpoint nothing stays, as it may be of another training, but for copies that somebody made of
+        checkpoints (checkpoint-200.bak).
         """
         for name in (UNFINISHED, RESULT):
             shutil.rmtree(self.work / name, ignore_errors=True)
         if (self.work / RECORD).exists() and not checkpoints(self.work):
-            shutil.rmtree(self.work)
+            for path in set(self.work.iterdir()) - set(self.work.glob("checkpoint-*")):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         if not (self.work / RECORD).exists():
             self.work.mkdir(parents=True, exist_ok=True)
             write_text(self.work / RECORD, json.dumps(self.identity, indent=2))
@@ -216,6 +225,8 @@ def write_text(path: Path, text: str) -> None:
 def held(lock: Path, patience: float = 0.0) -> Iterator[bool]:
     """Hold a lock file, if no other process does; one that is killed lets it go.
 
+    Beside it lies who holds it (`holder`): on storage that machines share, a lost one may hold it for ever.
+
     Args:
         lock: the file; made if it is not there, and left there.
         patience: seconds to wait for another process. A killed one's data workers hold its locks for some seconds more.
@@ -239,10 +250,32 @@ def held(lock: Path, patience: float = 0.0) -> Iterator[bool]:
     except Timeout:
         yield False
         return
+    by = _holder_of(lock)
     try:
+        mine = {"machine": socket.gethostname(), "process": os.getpid(), "since": f"{datetime.now():%F %T}"}
+        write_text(by, json.dumps(mine))
         yield True
     finally:
+        by.unlink(missing_ok=True)
         file_lock.release()
+
+
+def holder(lock: Path) -> str:
+    """Say in words which process holds a lock file that `held` could not get.
+
+    Example:
+        >>> holder(Path("absent"))
+        'which one is not on record'
+    """
+    try:
+        by = json.loads(_holder_of(lock).read_text(encoding="utf-8"))
+        return f"process {by['process']} on machine {by['machine']}, since {by['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "which one is not on record"
+
+
+def _holder_of(lock: Path) -> Path:
+    return lock.with_name(f"{lock.name}.holder")
 
 
 def require_space(folder: Path, needed: int) -> None:

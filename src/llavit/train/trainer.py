@@ -12,10 +12,11 @@ There is no evaluation here: that is another room's work.
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 
 from llavit.data import Collator, SkipLog
 from llavit.model.adapters import has_adapters, load_adapter_weights
+from llavit.progress import now_and_then
 from llavit.train.arguments import total_samples
 from llavit.train.distributed import (
     StepShares,
@@ -42,6 +44,8 @@ from llavit.train.recipe import Stage
 from llavit.train.stopping import ignore_sigterm
 from llavit.train.store import UNFINISHED, checkpoints, put_in_place, reading
 from llavit.train.throughput import COUNTS, Throughput, count
+
+logger = logging.getLogger("llavit")
 
 OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
 _NAMED_SAMPLES = 8
@@ -153,9 +157,14 @@ class LlavitTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SeededOrder:
         data: Any = self.train_dataset
-        arrange = by_length(data.lengths()) if self.stage.group_by_length else None
+        arrange = by_length(data.lengths(self._counting())) if self.stage.group_by_length else None
         total = total_samples(self.stage, len(data))
         return SeededOrder(len(data), total, self.args.seed, arrange, self.stage.batch_size)
+
+    def _counting(self) -> Callable[[int, int], None] | None:
+        """Say how far the records are read that are to be grouped by length: hundreds of thousands take minutes."""
+        what = f"stage {self.stage.name}: lengths of the records"
+        return now_and_then(logger.info, what) if self.is_world_process_zero() else None
 
     def get_train_dataloader(self) -> DataLoader:
         """Give this process's micro-batches."""

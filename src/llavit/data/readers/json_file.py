@@ -1,15 +1,18 @@
 """JSON and JSONL files of any size: where each record lies is kept, the records stay on disk.
 
 A scan at the start finds the first and the last byte of each record (16 bytes of memory each); a record is
-read, parsed and forgotten when it is asked for. The scan of a list parses every record on its way, as only a
-JSON parser knows where a record ends, and takes about 5 seconds per GB; that of lines does not.
+read, parsed and forgotten when it is asked for, from a file that each process opens once. The scan of a list parses
+every record on its way, as only a JSON parser knows where a record ends, and takes about 5 seconds per GB; that of
+lines does not.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import weakref
 from array import array
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -75,6 +78,7 @@ class JsonReader:
             raise ValueError(f"{self.path}: no records")
         self._starts, self._stops = np.array(starts), np.array(stops)
         self._last: tuple[int, Any] = (-1, None)
+        self._file: int | None = None  # descriptor, once a record was read
         self.fingerprint = f"{content.hexdigest()[:16]}-{len(starts)}"
 
     @staticmethod
@@ -97,7 +101,7 @@ class JsonReader:
         return len(self._starts)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last": (-1, None)}
+        return {**self.__dict__, "_last": (-1, None), "_file": None}
 
     def name(self, index: int) -> str:
         """Name record `index`: its id, and its place in the file."""
@@ -116,18 +120,29 @@ class JsonReader:
         return from_record(record, name=name, image_folder=self.image_folder)
 
     def _record(self, index: int) -> Any:
-        if self._last[0] != index:
+        last, record = self._last  # taken as one: other threads set it as well
+        if last != index:
             start, stop = int(self._starts[index]), int(self._stops[index])
-            with self.path.open("rb") as file:
-                file.seek(start)
-                raw = file.read(stop - start)
             try:
-                self._last = index, json.loads(raw)
+                record = json.loads(self._read(start, stop))
             except (ValueError, RecursionError) as error:
                 raise ValueError(
                     f"record #{index} at byte {start} of {self.path}: not valid JSON: {error}"
                 ) from error
-        return self._last[1]
+            self._last = index, record
+        return record
+
+    def _read(self, start: int, stop: int) -> bytes:
+        """Read bytes of the file, which stays open; reading from a place shares nothing with threads and forks."""
+        if not hasattr(os, "pread"):  # Windows
+            with self.path.open("rb") as file:
+                file.seek(start)
+                return file.read(stop - start)
+        if self._file is None:
+            opened = os.open(self.path, os.O_RDONLY)
+            weakref.finalize(self, os.close, opened)
+            self._file = opened
+        return os.pread(self._file, stop - start, start)
 
 
 def _lines(path: Path) -> Iterator[Span]:
