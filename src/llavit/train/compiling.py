@@ -14,7 +14,7 @@ _NO_SECOND_ROUTE = "skip_fwd_side_effects_in_bwd_under_checkpoint"
 
 _GRAPHS = 64
 """Of one function, beyond which dynamo runs it as it is. A stage has some: for the first layer and for the others, with
-a mask and without, for one row and for several. The next stage has as many, and torch stops at 8 unless told otherwise."""
+a mask and without, for one row and for several. The next stage has as many, and torch stops at 8 by itself."""
 
 
 def compile_layers(model: Any, wanted: Compile) -> bool:
