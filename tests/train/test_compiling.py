@@ -62,6 +62,19 @@ def test_layers_are_compiled_also_where_gradient_checkpointing_runs_them_again(t
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # one for each stage
 
 
+@WORKS
+def test_layers_stay_compiled_however_many_kinds_of_rows_there_are(tiny, tmp_path, monkeypatch):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(compile_module, backend="eager"))
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    rows = [f"stages.{stage}.micro_batch_size=1" for stage in (0, 1)]
+    for dtype in ("float32", "bfloat16"):
+        train(tiny.recipe("compile=always", f"dtype={dtype}", *rows), output=tmp_path / dtype, progress=False)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 8  # torch's own limit
+
+
 def test_without_a_compiler_auto_goes_on_and_always_says_what_to_do(tmp_path):
     script = (
         "from llavit.train.compiling import compile_layers\n"

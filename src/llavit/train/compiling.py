@@ -12,6 +12,10 @@ from llavit.compiling import Compile, can_compile
 
 _NO_SECOND_ROUTE = "skip_fwd_side_effects_in_bwd_under_checkpoint"
 
+_GRAPHS = 64
+"""Of one function, beyond which dynamo runs it as it is. A stage has some: for the first layer and for the others, with
+a mask and without, for one row and for several. The next stage has as many, and torch stops at 8 by itself."""
+
 
 def compile_layers(model: Any, wanted: Compile) -> bool:
     """Compile each layer of the LLM, in place; names of weights stay as they are.
@@ -41,6 +45,7 @@ def compile_layers(model: Any, wanted: Compile) -> bool:
 
         if hasattr(config, _NO_SECOND_ROUTE):  # not in older versions of torch
             setattr(config, _NO_SECOND_ROUTE, True)
+        config.recompile_limit = max(config.recompile_limit, _GRAPHS)
         for layer in model.get_decoder().layers:
             layer.compile(dynamic=True)
     return compiles
