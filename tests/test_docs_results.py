@@ -162,6 +162,12 @@ def test_the_readme_has_the_gains_on_each_llm_and_of_each_change():
     assert (said + " more in its projector {}").format(*gains) in readme
 
 
+def test_the_changelog_has_the_gain_on_each_llm():
+    changelog = " ".join((ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split())
+    for llm in ("smollm2", "gemma", "small"):
+        assert with_interval(comparison(llm, "llavit")) in changelog, llm
+
+
 def test_together_the_changes_bring_more_than_the_sum():
     tasks = {
         v: cells(f"smollm2.full.{v}")[0]["test"]["tasks"]
