@@ -154,6 +154,10 @@ def test_the_readme_has_the_gains_on_each_llm_and_of_each_change():
         one = comparison(llm, "llavit")
         scores = f"{100 * one['baseline_mean']:.1f} | {100 * one['mean']:.1f}"
         assert f"| {name} | {len(one['seeds'])} | {scores} | {with_interval(one)} |" in readme
+    one = comparison("smollm2", "llavit")
+    means = [100 * one["mean"], 100 * one["baseline_mean"]]
+    assert "scores {:.1f} as a LLaViT and {:.1f} as a LLaVA, over three seeds".format(*means) in readme
+    assert len(one["seeds"]) == 3
     gains = [
         f"{100 * comparison('smollm2', v)['gain']:+.1f}"
         for v in ("visual-qkv", "local-global", "bidirectional", "llava-wide-projector")

@@ -107,9 +107,23 @@ def test_every_linked_or_named_file_exists():
 
 def test_the_demos_figures_are_those_of_its_report():
     report = json.loads((ROOT / "docs" / "demo" / "report.json").read_text())
-    for key in ("accuracy", "blind_accuracy", "majority_accuracy"):
-        assert f"{100 * report[key]:.0f} %" in README, (key, report[key])
-    assert f"{report['seconds'] / 60:.0f} minutes" in README
+    words = " ".join(README.split())
+    for key in ("accuracy", "blind_accuracy", "majority_accuracy", "grey_accuracy"):
+        assert f"{100 * report[key]:.0f} %" in words, (key, report[key])
+    names = {"chart": "bars", "word": "words"}  # as README calls them
+    for task, found in report["per_task"].items():
+        assert f"{names.get(task, task)} {100 * found['accuracy']:.0f} %" in words, task
+    took = f"took {report['seconds'] / 60:.0f} minutes and {report['peak_memory_gib']:.1f} GiB of memory"
+    assert f"{took} on {report['made']['cores']} CPU cores" in words
+
+
+def test_the_share_of_visual_qkv_is_as_counted():
+    from llavit.sizing import serving_config, serving_size
+
+    assert "a tenth of Llama-3.1-8B, a quarter of Vicuna-13B" in README
+    for name, share in (("llama-3.1-8b", 0.10), ("vicuna-13b", 0.25)):
+        parts = serving_size(serving_config(f"llava15-llavit-{name}")).parameters
+        assert parts["visual_qkv"] / parts["llm"] == pytest.approx(share, abs=0.01), name
 
 
 def test_importing_llavit_registers_the_auto_classes():
