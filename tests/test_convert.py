@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,7 +29,9 @@ from llavit.card import collect_facts
 from llavit.cli import app
 from llavit.convert import convert_llava
 from llavit.loading import load_model
+from llavit.model.chat import DEFAULT_CHAT_TEMPLATE
 from llavit.train.model_config import model_config
+from llavit.train.recipe import ModelSpec
 from llavit.train.run import train
 from tests.tiny import SIDE, save_parts, tokenizer
 
@@ -278,6 +281,13 @@ def test_training_on_an_llm_with_llamas_tokenizer_reads_the_tokens_that_llava_re
     processor = LlavitProcessor.from_pretrained(trained)
     shown = processor.apply_chat_template(QUESTION, add_generation_prompt=True)
     assert shown == "USER: <image> \nWhat?\nASSISTANT:"
+
+    template = DEFAULT_CHAT_TEMPLATE.replace("USER", "ASKED")
+    spec = ModelSpec(checkpoint=str(trained), chat_template=template)
+    further = replace(tiny.recipe("stages.0.steps=1", "stages.1.steps=1"), model=spec)
+    further = LlavitProcessor.from_pretrained(train(further, output=tmp_path / "further", progress=False))
+    shown = further.apply_chat_template(QUESTION, add_generation_prompt=True)
+    assert shown == "ASKED: <image> \nWhat?\nASSISTANT:"
 
     answer = {"role": "assistant", "content": "Us."}
     seen = {"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (20, 20))}]}

@@ -338,7 +338,8 @@ def _start(spec: ModelSpec) -> tuple[Any, Any]:
     if spec.checkpoint is not None:
         model, processor = _load(spec.checkpoint, **spec.switched_off)
         if spec.chat_template is not None:
-            processor = processor.with_chat_template(spec.chat_template)
+            own = processor.with_chat_template(spec.chat_template)
+            processor = with_llavas_tokens(own, spec.chat_template)
         return model, processor
     assert spec.vision is not None and spec.llm is not None  # ModelSpec checked
     layers = spec.vision_feature_layer
