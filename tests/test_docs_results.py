@@ -385,3 +385,22 @@ def test_what_was_learned_by_kind_is_in_the_table():
 def test_files_that_it_links_are_there():
     for target in re.findall(r"\]\((?!http)([^)#]+)", TEXT):
         assert (ROOT / "docs" / target).exists(), target
+
+
+def test_each_seed_of_the_small_decoder_has_its_row_and_stands_in_the_readme():
+    readme, text = (
+        " ".join(page.split()) for page in ((ROOT / "README.md").read_text(encoding="utf-8"), TEXT)
+    )
+    llava, llavit = (cells(f"small.full.{variant}") for variant in ("llava", "llavit"))
+    losses = [f"{mean(one['losses']['instruct'][-100:]):.2f}" for one in (llavit[1], llava[1])]
+    assert "nor does it in the second seed ({} against {})".format(*losses) in text
+    found = comparison("small", "llavit")["per_seed"]
+    assert [one["seed"] for one in found] == [0, 1] and len(llava) == len(llavit) == 2
+    for one, ours, theirs in zip(found, llavit, llava, strict=True):
+        scores = [f"{100 * one[name]:.1f}" for name in ("baseline_mean", "mean")]
+        _, kinds = by_kind(ours, theirs)
+        row = [str(one["seed"]), *scores, with_interval(one), said_of(kinds["name"])]
+        assert f"| {' | '.join(row)} |" in TEXT and kinds["name"].high < 0
+        assert f"{scores[1]} against {scores[0]}, gain {with_interval(one)}" in readme
+    apart = {kind for kind, one in kinds.items() if not one.low <= 0 <= one.high}
+    assert apart == {"name", "place"} and f"in the second seed ({said_of(kinds['place'])})" in text
