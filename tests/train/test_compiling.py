@@ -13,6 +13,14 @@ from llavit.train.run import train
 WORKS = pytest.mark.usefixtures("compiler")
 
 
+def count_graphs(monkeypatch, backend):
+    """From here on, modules are compiled by a backend, and dynamo counts graphs from 0."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    by_backend = partialmethod(torch.nn.Module.compile, backend=backend)
+    monkeypatch.setattr(torch.nn.Module, "compile", by_backend)
+
+
 @WORKS
 @pytest.mark.parametrize(
     "backend",
@@ -22,10 +30,7 @@ WORKS = pytest.mark.usefixtures("compiler")
     ],
 )
 def test_compiled_layers_give_the_same_losses_for_rows_of_any_length(tiny, tmp_path, monkeypatch, backend):
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    compile_module = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(compile_module, backend=backend))
+    count_graphs(monkeypatch, backend)
     losses = []
     for wanted in ("never", "always"):
         # Rows of other lengths and numbers of visual tokens in every step, text-only records among them.
@@ -42,10 +47,7 @@ def test_compiled_layers_give_the_same_losses_for_rows_of_any_length(tiny, tmp_p
 
 @WORKS
 def test_layers_are_compiled_also_where_gradient_checkpointing_runs_them_again(tiny, tmp_path, monkeypatch):
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    compile_module = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(compile_module, backend="eager"))
+    count_graphs(monkeypatch, "eager")
     losses = []
     for wanted in ("never", "always"):
         again = [f"stages.{stage}.gradient_checkpointing=true" for stage in (0, 1)]
@@ -64,10 +66,7 @@ def test_layers_are_compiled_also_where_gradient_checkpointing_runs_them_again(t
 
 @WORKS
 def test_layers_stay_compiled_however_many_kinds_of_rows_there_are(tiny, tmp_path, monkeypatch):
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    compile_module = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(compile_module, backend="eager"))
+    count_graphs(monkeypatch, "eager")
     monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
     rows = [f"stages.{stage}.micro_batch_size=1" for stage in (0, 1)]
     for dtype in ("float32", "bfloat16"):
